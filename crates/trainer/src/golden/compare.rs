@@ -1,0 +1,592 @@
+//! Holding a replay against its golden case.
+
+use super::{Case, Tolerance};
+use burn::tensor::TensorData;
+use pretrained::NamedTensors;
+use serde::Serialize;
+use serde_json::Value;
+
+/// What a replay found.
+#[derive(Debug, Clone, Default)]
+pub struct Replayed {
+    /// Tensors under the names of the case: `output.logits`, `mid.h.0`, `grad.embedding.weight`.
+    pub tensors: NamedTensors,
+    /// What the JSON of the case states and what was found.
+    pub facts: Vec<Fact>,
+    /// Tensors of the case that say what is compared and are no results themselves.
+    pub selectors: Vec<String>,
+    /// Tensors of the case that are not compared, each with the reason. A name ending in `*` stands for all that begin so.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// A statement of the JSON and what was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fact {
+    /// What it is about.
+    pub name: String,
+    /// The statement.
+    pub expected: Value,
+    /// What was found.
+    pub found: Value,
+    /// How far numbers may be apart; without one everything must be equal.
+    pub tolerance: Option<Tolerance>,
+}
+
+impl Fact {
+    /// A fact that must be met exactly.
+    pub fn exact(name: impl Into<String>, expected: Value, found: Value) -> Self {
+        Self {
+            name: name.into(),
+            expected,
+            found,
+            tolerance: None,
+        }
+    }
+
+    /// A fact whose numbers may differ within a tolerance; with none it must be met exactly.
+    pub fn close(
+        name: impl Into<String>,
+        expected: Value,
+        found: Value,
+        tolerance: Option<Tolerance>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            expected,
+            found,
+            tolerance,
+        }
+    }
+}
+
+/// The outcome of a comparison.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The case.
+    pub case: String,
+    /// Its model.
+    pub model: String,
+    /// Its check.
+    pub check: String,
+    /// Whether everything that was compared agrees.
+    pub passed: bool,
+    /// Every tensor that was compared, or should have been.
+    pub tensors: Vec<TensorReport>,
+    /// Every fact.
+    pub facts: Vec<FactReport>,
+    /// What was not compared.
+    pub not_compared: Vec<NotCompared>,
+}
+
+/// A tensor that was not compared.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NotCompared {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// How far a tensor is from the expected one.
+#[derive(Debug, Clone, Serialize)]
+pub struct TensorReport {
+    /// Its name.
+    pub name: String,
+    /// Its expected shape.
+    pub shape: Vec<usize>,
+    /// Whether it agrees.
+    pub passed: bool,
+    /// The largest absolute difference; infinite where one of two values is not finite.
+    pub worst_abs: f64,
+    /// The largest difference relative to a non-zero expected value.
+    pub worst_rel: f64,
+    /// How many elements are too far away.
+    pub misses: usize,
+    /// What is wrong, in words.
+    pub problem: Option<String>,
+}
+
+/// Whether a fact is met.
+#[derive(Debug, Clone, Serialize)]
+pub struct FactReport {
+    /// What it is about.
+    pub name: String,
+    /// Whether it is met.
+    pub passed: bool,
+    /// The largest difference between two numbers.
+    pub worst_abs: f64,
+    /// The first place that differs, with both values.
+    pub problem: Option<String>,
+}
+
+/// Compares every `output.*`, `mid.*` and `grad.*` of a case and every fact with a replay; `widen` multiplies the tolerances.
+///
+/// An `output.*` or `grad.*` that was neither replayed nor skipped with a reason is a miss; a `mid.*` is then listed as not compared.
+pub fn compare(case: &Case, replayed: &Replayed, widen: f64) -> Report {
+    let mut tensors = Vec::new();
+    let mut not_compared = Vec::new();
+    for (name, expected) in &case.tensors {
+        let part = name.split('.').next().unwrap_or_default();
+        let gradient = part == "grad" || part.starts_with("grad_");
+        if !gradient && part != "output" && part != "mid" {
+            continue;
+        }
+        let mut skip = |reason: &str| {
+            not_compared.push(NotCompared {
+                name: name.clone(),
+                reason: reason.to_owned(),
+            });
+        };
+        if replayed.selectors.contains(name) {
+            skip("it says what is compared");
+        } else if let Some(reason) = skipped(replayed, name) {
+            skip(reason);
+        } else if let Some(found) = replayed.tensors.get(name) {
+            let tolerance = case.tolerance.map(|tolerance| match gradient {
+                true => tolerance.of_gradients().widened(widen),
+                false => tolerance.widened(widen),
+            });
+            tensors.push(compare_tensor(name, expected, found, tolerance));
+        } else if part == "mid" {
+            skip("the replay does not give it");
+        } else {
+            tensors.push(miss(name, expected, "the replay does not give it"));
+        }
+    }
+    let facts: Vec<FactReport> = replayed
+        .facts
+        .iter()
+        .map(|fact| compare_fact(fact, widen))
+        .collect();
+    Report {
+        case: case.name.clone(),
+        model: case.model.clone(),
+        check: case.check.clone(),
+        passed: tensors.iter().all(|t| t.passed) && facts.iter().all(|f| f.passed),
+        tensors,
+        facts,
+        not_compared,
+    }
+}
+
+fn skipped<'a>(replayed: &'a Replayed, name: &str) -> Option<&'a str> {
+    let matches = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    };
+    let mut skipped = replayed.skipped.iter();
+    skipped
+        .find(|(pattern, _)| matches(pattern))
+        .map(|(_, reason)| reason.as_str())
+}
+
+fn miss(name: &str, expected: &TensorData, problem: impl Into<String>) -> TensorReport {
+    TensorReport {
+        name: name.to_owned(),
+        shape: expected.shape().as_slice().to_vec(),
+        passed: false,
+        worst_abs: f64::INFINITY,
+        worst_rel: f64::INFINITY,
+        misses: expected.num_elements(),
+        problem: Some(problem.into()),
+    }
+}
+
+fn compare_tensor(
+    name: &str,
+    expected: &TensorData,
+    found: &TensorData,
+    tolerance: Option<Tolerance>,
+) -> TensorReport {
+    let scalar = |data: &TensorData| matches!(data.shape().as_slice(), [] | [1]);
+    if expected.shape() != found.shape() && !(scalar(expected) && scalar(found)) {
+        let shapes = format!(
+            "the shape is {:?} instead of {:?}",
+            found.shape().as_slice(),
+            expected.shape().as_slice()
+        );
+        return miss(name, expected, shapes);
+    }
+    let whole = |data: &TensorData| !data.dtype().is_float();
+    if whole(expected) && whole(found) {
+        // As 64-bit integers: floats would blur large ones.
+        return match (integers(expected), integers(found)) {
+            (Some(e), Some(f)) => {
+                let far = |e: &i64, f: &i64| (e != f).then(|| e.abs_diff(*f) as f64);
+                differences(name, expected, &e, &f, far)
+            }
+            _ => miss(name, expected, "its elements cannot be read as integers"),
+        };
+    }
+    let (Some(e), Some(f)) = (floats(expected), floats(found)) else {
+        return miss(name, expected, "its elements cannot be read as numbers");
+    };
+    let exact = Tolerance {
+        abs: 0.0,
+        rel: 0.0,
+        grad_abs: None,
+        grad_rel: None,
+    };
+    let tolerance = match whole(expected) {
+        true => exact,
+        false => tolerance.unwrap_or(exact),
+    };
+    let far = |e: &f64, f: &f64| (!tolerance.accepts(*e, *f)).then(|| distance(*e, *f));
+    let mut report = differences(name, expected, &e, &f, far);
+    let all = || e.iter().zip(&f);
+    report.worst_abs = all().map(|(e, f)| distance(*e, *f)).fold(0.0, f64::max);
+    report.worst_rel = all()
+        .filter(|(e, _)| **e != 0.0)
+        .map(|(e, f)| distance(*e, *f) / e.abs())
+        .fold(0.0, f64::max);
+    report
+}
+
+/// The difference of two numbers; 0 for two of the same kind that are not finite, else infinite.
+fn distance(expected: f64, found: f64) -> f64 {
+    if expected == found || (expected.is_nan() && found.is_nan()) {
+        0.0
+    } else if expected.is_finite() && found.is_finite() {
+        (expected - found).abs()
+    } else {
+        f64::INFINITY
+    }
+}
+
+/// Counts the elements that are too far away and describes the farthest.
+fn differences<T: std::fmt::Debug>(
+    name: &str,
+    data: &TensorData,
+    expected: &[T],
+    found: &[T],
+    far: impl Fn(&T, &T) -> Option<f64>,
+) -> TensorReport {
+    let shape = data.shape().as_slice().to_vec();
+    let mut misses = 0;
+    let mut worst: Option<(usize, f64)> = None;
+    for (index, (e, f)) in expected.iter().zip(found).enumerate() {
+        if let Some(by) = far(e, f) {
+            misses += 1;
+            if worst.is_none_or(|(_, old)| by > old) {
+                worst = Some((index, by));
+            }
+        }
+    }
+    let problem = worst.map(|(index, _)| {
+        format!(
+            "{misses} of {} elements are too far away, worst at {:?}: {:?} instead of {:?}",
+            expected.len(),
+            coordinates(index, &shape),
+            found[index],
+            expected[index]
+        )
+    });
+    let worst = worst.map_or(0.0, |(_, by)| by);
+    TensorReport {
+        name: name.to_owned(),
+        shape,
+        passed: problem.is_none(),
+        worst_abs: worst,
+        worst_rel: worst,
+        misses,
+        problem,
+    }
+}
+
+fn coordinates(mut index: usize, shape: &[usize]) -> Vec<usize> {
+    let mut at: Vec<usize> = shape
+        .iter()
+        .rev()
+        .map(|&size| {
+            let here = index % size.max(1);
+            index /= size.max(1);
+            here
+        })
+        .collect();
+    at.reverse();
+    at
+}
+
+fn floats(data: &TensorData) -> Option<Vec<f64>> {
+    let data = data.clone().try_cast_as::<f64>().ok()?;
+    data.try_to_vec::<f64>().ok()
+}
+
+fn integers(data: &TensorData) -> Option<Vec<i64>> {
+    let data = data.clone().try_cast_as::<i64>().ok()?;
+    data.try_to_vec::<i64>().ok()
+}
+
+fn compare_fact(fact: &Fact, widen: f64) -> FactReport {
+    let tolerance = fact.tolerance.map(|tolerance| tolerance.widened(widen));
+    let mut worst_abs = 0.0;
+    let problem = differs(&fact.expected, &fact.found, "", tolerance, &mut worst_abs);
+    FactReport {
+        name: fact.name.clone(),
+        passed: problem.is_none(),
+        worst_abs,
+        problem,
+    }
+}
+
+/// The first place where two values differ; `worst` gathers the largest difference of numbers.
+fn differs(
+    expected: &Value,
+    found: &Value,
+    at: &str,
+    tolerance: Option<Tolerance>,
+    worst: &mut f64,
+) -> Option<String> {
+    let place = || match at {
+        "" => String::new(),
+        at => format!("at {}: ", at.trim_start_matches('.')),
+    };
+    match (expected, found) {
+        (Value::Array(e), Value::Array(f)) => {
+            if e.len() != f.len() {
+                let (f, e) = (f.len(), e.len());
+                return Some(format!("{}{f} items instead of {e}", place()));
+            }
+            let mut first = None;
+            for (i, (e, f)) in e.iter().zip(f).enumerate() {
+                let problem = differs(e, f, &format!("{at}.{i}"), tolerance, worst);
+                first = first.or(problem);
+            }
+            first
+        }
+        (Value::Object(e), Value::Object(f)) => {
+            if let Some(key) = f.keys().find(|key| !e.contains_key(*key)) {
+                return Some(format!("{}`{key}` is not expected", place()));
+            }
+            let mut first = None;
+            for (key, e) in e {
+                let problem = match f.get(key) {
+                    None => Some(format!("{}`{key}` is missing", place())),
+                    Some(f) => differs(e, f, &format!("{at}.{key}"), tolerance, worst),
+                };
+                first = first.or(problem);
+            }
+            first
+        }
+        (Value::Number(e), Value::Number(f)) => {
+            let number = |n: &serde_json::Number| n.as_f64().unwrap_or(f64::NAN);
+            let (x, y) = (number(e), number(f));
+            *worst = worst.max(distance(x, y));
+            let whole = (e.as_i64(), f.as_i64());
+            let equal = match (tolerance, whole) {
+                (Some(tolerance), _) => tolerance.accepts(x, y),
+                (None, (Some(e), Some(f))) => e == f,
+                (None, _) => x == y,
+            };
+            (!equal).then(|| format!("{}{f} instead of {e}", place()))
+        }
+        _ => (expected != found).then(|| format!("{}{found} instead of {expected}", place())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::path::PathBuf;
+
+    fn case(tolerance: Option<Tolerance>, tensors: &[(&str, TensorData)]) -> Case {
+        Case {
+            name: "case".to_owned(),
+            file: PathBuf::from("case.json"),
+            model: "m".to_owned(),
+            check: "c".to_owned(),
+            config: None,
+            tolerance,
+            json: json!({}),
+            tensors: named(tensors),
+        }
+    }
+
+    fn named(tensors: &[(&str, TensorData)]) -> NamedTensors {
+        let tensors = tensors.iter().cloned();
+        tensors
+            .map(|(name, data)| (name.to_owned(), data))
+            .collect()
+    }
+
+    fn replayed(tensors: &[(&str, TensorData)]) -> Replayed {
+        Replayed {
+            tensors: named(tensors),
+            ..Replayed::default()
+        }
+    }
+
+    fn tolerance(abs: f64, rel: f64, grad_abs: Option<f64>) -> Option<Tolerance> {
+        Some(Tolerance {
+            abs,
+            rel,
+            grad_abs,
+            grad_rel: None,
+        })
+    }
+
+    #[test]
+    fn a_perturbed_value_is_a_miss_and_is_located() {
+        let expected = TensorData::from([[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]]);
+        let case = case(tolerance(1e-3, 1e-3, None), &[("output.y", expected)]);
+        let near = TensorData::from([[1.001f32, 2.0, 3.0], [4.0, 5.0, 6.006]]);
+        let report = compare(&case, &replayed(&[("output.y", near)]), 1.0);
+        assert!(report.passed, "{report:?}");
+        let far = TensorData::from([[1.0f32, 2.0, 3.0], [4.0, 5.01, 6.0]]);
+        let report = compare(&case, &replayed(&[("output.y", far.clone())]), 1.0);
+        let problem = report.tensors[0].problem.clone().expect("a miss");
+        assert!(
+            problem.contains("[1, 1]") && problem.starts_with("1 of 6"),
+            "{problem}"
+        );
+        assert!((report.tensors[0].worst_abs - 0.01).abs() < 1e-6);
+        assert!((report.tensors[0].worst_rel - 0.002).abs() < 1e-6);
+        assert!(compare(&case, &replayed(&[("output.y", far)]), 10.0).passed);
+    }
+
+    #[test]
+    fn without_a_tolerance_and_for_integers_everything_must_be_equal() {
+        let floats = TensorData::from([1.0f32, 2.0]);
+        let exact = case(None, &[("output.y", floats.clone())]);
+        assert!(compare(&exact, &replayed(&[("output.y", floats)]), 10.0).passed);
+        let off = TensorData::from([1.0f32, 2.000_000_2]);
+        assert!(!compare(&exact, &replayed(&[("output.y", off)]), 10.0).passed);
+        let big = 1i64 << 60;
+        let ids = case(
+            tolerance(9.0, 9.0, None),
+            &[("output.ids", TensorData::from([big, 3]))],
+        );
+        let same = TensorData::from([big, 3]);
+        assert!(compare(&ids, &replayed(&[("output.ids", same)]), 1.0).passed);
+        let next = TensorData::from([big + 1, 3]);
+        assert!(!compare(&ids, &replayed(&[("output.ids", next)]), 1.0).passed);
+        let short = case(
+            tolerance(9.0, 9.0, None),
+            &[("output.ids", TensorData::from([2i64, 3]))],
+        );
+        let narrow = TensorData::from([2i32, 3]);
+        assert!(compare(&short, &replayed(&[("output.ids", narrow)]), 1.0).passed);
+        let float = TensorData::from([2.5f32, 3.0]);
+        assert!(!compare(&short, &replayed(&[("output.ids", float)]), 1.0).passed);
+    }
+
+    #[test]
+    fn shapes_must_agree_but_a_scalar_may_have_one_axis() {
+        let one = TensorData::from([0.5f32]);
+        let none = TensorData::new(vec![0.5f32], Vec::<usize>::new());
+        let case_ = case(None, &[("output.loss", none)]);
+        assert!(compare(&case_, &replayed(&[("output.loss", one)]), 1.0).passed);
+        let flat = case(None, &[("output.y", TensorData::from([1.0f32, 2.0]))]);
+        let column = TensorData::from([[1.0f32], [2.0]]);
+        let report = compare(&flat, &replayed(&[("output.y", column)]), 1.0);
+        let problem = report.tensors[0].problem.clone().expect("a miss");
+        assert!(problem.contains("[2, 1] instead of [2]"), "{problem}");
+    }
+
+    #[test]
+    fn nan_meets_nan_only_and_infinity_its_own() {
+        let wide = tolerance(1e30, 1.0, None);
+        let odd = TensorData::from([f32::NAN, f32::INFINITY, 1.0]);
+        let case = case(wide, &[("output.y", odd.clone())]);
+        assert!(compare(&case, &replayed(&[("output.y", odd)]), 1.0).passed);
+        for other in [
+            [0.0, f32::INFINITY, 1.0],
+            [f32::NAN, f32::NEG_INFINITY, 1.0],
+            [f32::NAN, f32::INFINITY, f32::NAN],
+            [f32::NAN, 1e30, 1.0],
+        ] {
+            let found = replayed(&[("output.y", TensorData::from(other))]);
+            let report = compare(&case, &found, 1.0);
+            assert_eq!(report.tensors[0].misses, 1, "{other:?}");
+            assert!(report.tensors[0].worst_abs.is_infinite());
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_a_miss_or_has_a_reason() {
+        let x = TensorData::from([1.0f32]);
+        let names = [
+            "input.x",
+            "weights.w",
+            "output.a",
+            "output.b",
+            "mid.m",
+            "mid.s",
+            "grad.w",
+            "grad_r1.w",
+        ];
+        let tensors: Vec<_> = names.iter().map(|name| (*name, x.clone())).collect();
+        let case = case(tolerance(0.0, 0.0, Some(0.5)), &tensors);
+        let near = TensorData::from([1.4f32]);
+        let mut replay = replayed(&[("output.a", x.clone()), ("grad.w", near.clone())]);
+        replay.selectors.push("mid.s".to_owned());
+        let report = compare(&case, &replay, 1.0);
+        let missed: Vec<&str> = report
+            .tensors
+            .iter()
+            .filter(|t| !t.passed)
+            .map(|t| t.name.as_str())
+            .collect();
+        assert_eq!(missed, ["grad_r1.w", "output.b"]);
+        let listed: Vec<&str> = report
+            .not_compared
+            .iter()
+            .map(|n| n.name.as_str())
+            .collect();
+        assert_eq!(listed, ["mid.m", "mid.s"]);
+        replay
+            .skipped
+            .push(("output.b".to_owned(), "not imported".to_owned()));
+        replay
+            .skipped
+            .push(("grad_r1.*".to_owned(), "second order".to_owned()));
+        let report = compare(&case, &replay, 1.0);
+        assert!(report.passed, "{report:?}");
+        assert_eq!(report.not_compared.len(), 4);
+        // The wider tolerance is for gradients only.
+        let all = replayed(&[
+            ("output.a", near.clone()),
+            ("output.b", x),
+            ("grad.w", near.clone()),
+            ("grad_r1.w", near),
+        ]);
+        let report = compare(&case, &all, 1.0);
+        let failed = report.tensors.iter().filter(|t| !t.passed).count();
+        assert_eq!(failed, 1, "{report:?}");
+    }
+
+    #[test]
+    fn facts_are_compared_to_the_last_leaf() {
+        let expected = json!({ "trace": [{ "lr": 0.1, "len": 64, "trim": null }], "name": "x" });
+        let fact = |found: Value, tolerance| {
+            let replay = Replayed {
+                facts: vec![Fact::close("trace", expected.clone(), found, tolerance)],
+                ..Replayed::default()
+            };
+            compare(&case(None, &[]), &replay, 1.0).facts[0].clone()
+        };
+        assert!(fact(expected.clone(), None).passed);
+        let near = json!({ "trace": [{ "lr": 0.1001, "len": 64, "trim": null }], "name": "x" });
+        let report = fact(near.clone(), None);
+        assert_eq!(
+            report.problem.as_deref(),
+            Some("at trace.0.lr: 0.1001 instead of 0.1")
+        );
+        let report = fact(near, tolerance(1e-3, 0.0, None));
+        assert!(report.passed && (report.worst_abs - 1e-4).abs() < 1e-12);
+        for found in [
+            json!({ "trace": [{ "lr": 0.1, "len": 64, "trim": 0 }], "name": "x" }),
+            json!({ "trace": [{ "lr": 0.1, "len": 64 }], "name": "x" }),
+            json!({ "trace": [{ "lr": 0.1, "len": 65, "trim": null }], "name": "x" }),
+            json!({ "trace": [{ "lr": 0.1, "len": 64, "trim": null, "more": 1 }], "name": "x" }),
+            json!({ "trace": [], "name": "x" }),
+            json!({ "trace": [{ "lr": "0.1", "len": 64, "trim": null }], "name": "x" }),
+        ] {
+            assert!(
+                !fact(found.clone(), tolerance(1e-3, 0.0, None)).passed,
+                "{found}"
+            );
+        }
+    }
+}
