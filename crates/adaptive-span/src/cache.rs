@@ -8,6 +8,7 @@ use core_attn::cache::StreamCache;
 /// Training keeps the inputs, since the projections change with every update and take gradients from every row. In
 /// evaluation the weights rest, and projecting each row once is enough.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // a handful per model; a tensor handle is large by itself
 pub enum LayerCache {
     /// Inputs of the layer.
     Hidden(StreamCache),

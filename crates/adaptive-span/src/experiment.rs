@@ -185,6 +185,16 @@ impl AdaptiveSpanExperiment {
         })
     }
 
+    /// The model as it stands.
+    pub fn model(&self) -> &TransformerSeq {
+        self.learner.model()
+    }
+
+    /// The data.
+    pub fn corpus(&self) -> &Corpus {
+        &self.corpus
+    }
+
     fn metric(&self) -> &'static str {
         self.corpus.unit.metric()
     }

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use datasets::Vocabulary;
 use pretrained::NamedTensors;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use trainer::{Conversion, Error, Generate, Pretrained, Result};
 
 /// The file beside the weights that says which id is which token.
@@ -97,7 +97,7 @@ impl Folder {
     }
 }
 
-fn vocabulary(file: &PathBuf, model: &TransformerSeq) -> Result<Vocabulary> {
+fn vocabulary(file: &Path, model: &TransformerSeq) -> Result<Vocabulary> {
     let vocabulary = Vocabulary::from_file(file).map_err(Error::other)?;
     let ids = model.config().vocab_size.unwrap_or(0);
     if vocabulary.len() > ids {

@@ -15,7 +15,8 @@ use burn::prelude::*;
 /// let window = SoftSpanMask::new(8, 2)?;
 /// let fractions = Tensor::<1>::from_floats([0.25], &Device::flex());
 /// // Columns run from the farthest position to the nearest.
-/// let mask = window.mask(fractions, 8).into_data().to_vec::<f32>().unwrap();
+/// let mask = window.mask(fractions, 8).into_data();
+/// let mask: Vec<f32> = mask.iter().collect();
 /// assert_eq!(mask, [0.0, 0.0, 0.0, 0.0, 0.5, 1.0, 1.0, 1.0]);
 /// assert_eq!(window.size(0.25), 4);
 /// # Ok::<(), core_attn::Error>(())

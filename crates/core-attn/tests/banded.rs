@@ -193,7 +193,7 @@ fn gradients_equal_finite_differences_in_f64() {
         let data = normal::<3>(name, shape, &device)
             .into_data()
             .convert::<f64>();
-        Tensor::<3>::from_data(data, options.clone())
+        Tensor::<3>::from_data(data, options)
     };
     let q = make("q", [s.batch, s.query, width]);
     let k = make("k", [s.batch, s.past + s.query, width]);
@@ -201,7 +201,7 @@ fn gradients_equal_finite_differences_in_f64() {
     let pk = make("pk", [s.heads, s.head_dim, s.persistent]);
     let pv = make("pv", [s.heads, s.persistent, s.head_dim]);
     let z: Vec<f64> = (0..s.heads).map(|h| 0.02 + 0.31 * h as f64).collect();
-    let z = Tensor::<1>::from_data(TensorData::new(z, [s.heads]), options.clone());
+    let z = Tensor::<1>::from_data(TensorData::new(z, [s.heads]), options);
     let soft = SoftSpanMask::new(s.window, 3).unwrap();
     let loss = |q: Tensor<3>, k: Tensor<3>, z: Tensor<1>, pk: Tensor<3>| {
         let out = banded_attention_naive(BandedAttention {
@@ -239,8 +239,7 @@ fn gradients_equal_finite_differences_in_f64() {
             let i = i % data.len();
             let mut at = |x: f64| {
                 data[i] += x;
-                let t =
-                    Tensor::<3>::from_data(TensorData::new(data.clone(), shape), options.clone());
+                let t = Tensor::<3>::from_data(TensorData::new(data.clone(), shape), options);
                 data[i] -= x;
                 number(match which {
                     0 => loss(t, k.clone(), z.clone(), pk.clone()),
@@ -267,7 +266,7 @@ fn gradients_equal_finite_differences_in_f64() {
         let at = |x: f64| {
             let mut data: Vec<f64> = z.to_data().iter::<f64>().collect();
             data[i] += x;
-            let t = Tensor::<1>::from_data(TensorData::new(data, [s.heads]), options.clone());
+            let t = Tensor::<1>::from_data(TensorData::new(data, [s.heads]), options);
             number(loss(q.clone(), k.clone(), t, pk.clone()))
         };
         let numeric = (at(h) - at(-h)) / (2.0 * h);

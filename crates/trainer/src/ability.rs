@@ -112,15 +112,16 @@ pub fn sample_token(logits: &[f32], options: &Sampling, key: Key, index: u64) ->
             logit
         }
     };
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| value(b).total_cmp(&value(a)).then(a.cmp(&b)));
-    let Some(&best) = order.first() else {
+    let larger = |a: usize, b: usize| if value(b) > value(a) { b } else { a };
+    let Some(best) = (0..logits.len()).reduce(larger) else {
         return 0;
     };
-    // A temperature so small that every other token is out of reach is the same as none; NaN or below 0 likewise.
+    // A temperature that is no positive number counts as 0.
     if options.temperature.is_nan() || options.temperature <= 0.0 || !value(best).is_finite() {
         return best;
     }
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| value(b).total_cmp(&value(a)).then(a.cmp(&b)));
     order.truncate(options.top_k.unwrap_or(usize::MAX).max(1));
     let mut weights: Vec<f64> = order
         .iter()

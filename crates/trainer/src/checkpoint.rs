@@ -186,6 +186,9 @@ impl CheckpointReader {
     }
 }
 
+/// Steps whose checkpoints are damaged, and how.
+pub(crate) type Damaged = Vec<(u64, String)>;
+
 /// The checkpoints of a run, `step-N` by the number of steps done in the whole run.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
@@ -247,7 +250,7 @@ impl Checkpoints {
     }
 
     /// The last checkpoint that is whole, and what is wrong with those after it. `None` if none was ever written.
-    pub fn latest(&self) -> Result<(Option<(u64, CheckpointReader)>, Vec<(u64, String)>)> {
+    pub fn latest(&self) -> Result<(Option<(u64, CheckpointReader)>, Damaged)> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
             let dir = self.path(step);

@@ -1,6 +1,6 @@
 //! An exponential moving average of the weights, to evaluate and export instead of the weights themselves.
 
-use crate::paths::{Path, Place, as_leaf, flat, row, track_path};
+use crate::paths::{Leaf, Path, Place, flat, row, track_path};
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
@@ -59,7 +59,7 @@ impl Ema {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
                 match self.ema.average.get(&self.path.name()) {
                     Some(average) => {
-                        param.map(|old| as_leaf(average.clone().reshape(old.shape()), &old))
+                        param.map(|old| Leaf::of(&old).wrap(average.clone().reshape(old.shape())))
                     }
                     None => param,
                 }

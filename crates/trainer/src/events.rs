@@ -202,7 +202,7 @@ pub(crate) mod tests {
                 }
             }
             let crc = !crc;
-            (crc >> 15 | crc << 17).wrapping_add(0xA282_EAD8)
+            crc.rotate_right(15).wrapping_add(0xA282_EAD8)
         }
         let mut events = Vec::new();
         while !file.is_empty() {

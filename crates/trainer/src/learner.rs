@@ -36,7 +36,7 @@ impl<M: Module> Learner<M> {
     /// [`evaluation_model`](Self::evaluation_model) then uses.
     ///
     /// # Errors
-    /// When a setting is out of range or a parameter group matches nothing.
+    /// When a setting is out of range, a parameter group matches nothing, or the schedule has no end ([`Schedule::over`] gives it one).
     pub fn new(
         model: M,
         optimizer: &OptimizerConfig,
@@ -45,6 +45,14 @@ impl<M: Module> Learner<M> {
         ema: Option<f64>,
     ) -> Result<Self> {
         schedule.validate("training.schedule")?;
+        if schedule.is_open() {
+            // Without an end the rate would silently never fall.
+            return Err(Error::value(
+                "training.schedule.steps",
+                "absent",
+                "a number, or the length of the stage through `Schedule::over`",
+            ));
+        }
         if let Some(clip) = clip
             && !(clip > 0.0 && clip.is_finite())
         {
@@ -199,7 +207,7 @@ impl<M: Module> Learner<M> {
     /// Takes up what [`save`](Self::save) wrote; training then goes on as if it had not stopped.
     ///
     /// # Errors
-    /// When a file is missing, or does not fit this model and optimiser; the learner is unchanged then.
+    /// When a file is missing, or does not fit this model and optimiser.
     pub fn restore(&mut self, name: &str, from: &CheckpointReader) -> Result<()> {
         let state = format!("{name}.optimizer");
         let counts: Counts = from.json(&state)?;

@@ -5,7 +5,9 @@
 
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Bool, DType, Device, Gradients, Int, Tensor, TensorData};
+use burn::tensor::{
+    Bool, DType, Device, GradientCheckpointingStrategy, Gradients, Int, Tensor, TensorData,
+};
 use pretrained::NamedTensors;
 use std::collections::BTreeMap;
 
@@ -134,11 +136,8 @@ pub(crate) fn restore<M: Module>(model: M, tensors: NamedTensors, what: &str) ->
             let shape = param.lazy_shape();
             match self.take(shape.as_slice(), |dtype| dtype.is_float()) {
                 Some(data) => param.map(|old| {
-                    let dtype = data.dtype();
-                    as_leaf(
-                        Tensor::from_data(data, (&old.device().without_autodiff(), dtype)),
-                        &old,
-                    )
+                    let options = (&old.device().without_autodiff(), data.dtype());
+                    Leaf::of(&old).wrap(Tensor::from_data(data, options))
                 }),
                 None => param,
             }
@@ -187,16 +186,33 @@ pub(crate) fn restore<M: Module>(model: M, tensors: NamedTensors, what: &str) ->
     }
 }
 
-/// A plain tensor as the new value of a parameter whose value was `like`: same autodiff context, same requirement of a gradient.
-pub(crate) fn as_leaf<const D: usize>(value: Tensor<D>, like: &Tensor<D>) -> Tensor<D> {
-    if !like.is_autodiff() {
-        return value;
+/// The autodiff context of a parameter's value, to be put onto the value that replaces it.
+pub(crate) struct Leaf {
+    autodiff: bool,
+    require_grad: bool,
+    checkpointing: Option<GradientCheckpointingStrategy>,
+}
+
+impl Leaf {
+    pub fn of<const D: usize>(value: &Tensor<D>) -> Self {
+        Self {
+            autodiff: value.is_autodiff(),
+            require_grad: value.is_require_grad(),
+            checkpointing: value.gradient_checkpointing_strategy(),
+        }
     }
-    let mut leaf = value.autodiff();
-    if let Some(strategy) = like.gradient_checkpointing_strategy() {
-        leaf = leaf.with_gradient_checkpointing_strategy(strategy);
+
+    /// A plain tensor as a value with this context.
+    pub fn wrap<const D: usize>(self, value: Tensor<D>) -> Tensor<D> {
+        if !self.autodiff {
+            return value;
+        }
+        let mut leaf = value.autodiff();
+        if let Some(strategy) = self.checkpointing {
+            leaf = leaf.with_gradient_checkpointing_strategy(strategy);
+        }
+        leaf.set_require_grad(self.require_grad)
     }
-    leaf.set_require_grad(like.is_require_grad())
 }
 
 /// A tensor as a row of its elements.

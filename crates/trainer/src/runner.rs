@@ -107,7 +107,9 @@ impl<'a> Runner<'a> {
         };
         let runner = Self {
             clock: run.recipe.clock()?,
-            total: stages.iter().map(|stage| stage.steps).sum(),
+            total: stages
+                .iter()
+                .fold(0, |sum, stage| stage.steps.saturating_add(sum)),
             metrics: Appender::open(&run.dir.join(METRICS), state.metrics_length)?,
             events,
             pending: Vec::new(),
@@ -191,7 +193,7 @@ impl<'a> Runner<'a> {
         self.pending.push(scalars);
         state.step += 1;
         state.global += 1;
-        let log = state.step % self.clock.log_every == 0;
+        let log = state.step.is_multiple_of(self.clock.log_every);
         if log {
             self.flush(stage, true)?;
         }

@@ -17,7 +17,7 @@ pub struct Scalars {
 
 #[derive(Debug, Clone)]
 enum Entry {
-    Device(Tensor<1>),
+    Device(Box<Tensor<1>>),
     Host(f64),
 }
 
@@ -42,7 +42,7 @@ impl Scalars {
     /// As [`mean`](Self::mean), in place.
     pub fn add_mean(&mut self, name: impl Into<String>, value: Tensor<1>) {
         self.entries
-            .push((name.into(), Entry::Device(value.inner())));
+            .push((name.into(), Entry::Device(Box::new(value.inner()))));
     }
 
     /// As [`value`](Self::value), in place.
@@ -71,7 +71,7 @@ pub(crate) fn read(steps: Vec<Scalars>) -> Result<Vec<Vec<Reading>>> {
                     remedy: "report its mean or its sum".to_owned(),
                 });
             }
-            transaction = transaction.register(tensor.clone());
+            transaction = transaction.register(Tensor::clone(tensor));
             pending += 1;
         }
     }

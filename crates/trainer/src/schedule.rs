@@ -144,7 +144,7 @@ struct WarmUp {
 impl Schedule {
     /// The rate of update number `update`, counted from 1, for a base rate `base`.
     ///
-    /// A decay whose end is not known yet (no `steps`, and [`over`](Self::over) was not called) stays at `base`.
+    /// A decay whose end is not known yet ([`is_open`](Self::is_open)) stays at `base`.
     pub fn lr(&self, base: f64, update: u64) -> f64 {
         if let Self::Noam {
             warmup,
@@ -196,6 +196,16 @@ impl Schedule {
                 base * gamma.powi(i32::try_from(passed).unwrap_or(i32::MAX))
             }
         }
+    }
+
+    /// Whether this is a decay whose end is not known yet: no `steps` are given and [`over`](Self::over) was not called.
+    pub fn is_open(&self) -> bool {
+        matches!(
+            self,
+            Self::Linear { steps: None, .. }
+                | Self::Cosine { steps: None, .. }
+                | Self::Polynomial { steps: None, .. }
+        )
     }
 
     /// The same schedule, ending at update `total` where its end is not given.
@@ -422,6 +432,7 @@ mod tests {
     fn the_end_of_the_stage_ends_an_open_decay() {
         let open = schedule(json!({ "name": "linear" }));
         assert_eq!(open.lr(1.0, 50), 1.0);
+        assert!(open.is_open() && !open.over(100).is_open() && !Schedule::default().is_open());
         assert_eq!(open.over(100).lr(1.0, 50), 0.5);
         let given = schedule(json!({ "name": "cosine", "steps": 10 }));
         assert_eq!(given.over(100), given);

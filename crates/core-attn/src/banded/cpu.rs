@@ -269,7 +269,7 @@ impl<'a> Head<'a> {
         }
         let masked = self.plan.masked;
         let mask = if masked { self.mask() } else { &[] };
-        for r in 0..rows {
+        for (r, inverse) in inverses.iter_mut().enumerate().take(rows) {
             let content = &self.scores[r * span + r..][..keep];
             let band = &mut self.band[r * keep..][..keep];
             if self.plan.relative {
@@ -302,7 +302,7 @@ impl<'a> Head<'a> {
             } else {
                 z
             };
-            inverses[r] = 1.0 / total;
+            *inverse = 1.0 / total;
         }
         inverses
     }

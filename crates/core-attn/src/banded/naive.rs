@@ -91,7 +91,7 @@ pub(super) fn compose(input: BandedAttention, plan: &Plan) -> Tensor<3> {
     if plan.dropout.active() {
         let (f, g) = dropout_factors(plan);
         let options = (&context.device(), context.dtype());
-        context = context * Tensor::from_data(f, options.clone());
+        context = context * Tensor::from_data(f, options);
         extra = extra.map(|e| e * Tensor::from_data(g, options));
     }
     let mut out = skew(context).matmul(value);

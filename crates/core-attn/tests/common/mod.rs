@@ -6,8 +6,12 @@ use core_attn::random::Key;
 
 /// Every backend compiled in, by name. With the feature `wgpu`, that too where an adapter is found.
 pub fn devices() -> Vec<(&'static str, Device)> {
+    let mut all = vec![];
+    #[cfg(feature = "flex")]
+    all.push(("flex", Device::flex()));
+    #[cfg(feature = "ndarray")]
     #[allow(deprecated)] // ndarray is kept as a second, independent CPU implementation
-    let mut all = vec![("flex", Device::flex()), ("ndarray", Device::ndarray())];
+    all.push(("ndarray", Device::ndarray()));
     if let Some(device) = wgpu() {
         all.push(("wgpu", device));
     }

@@ -6,6 +6,8 @@
 
 mod case;
 mod compare;
+#[cfg(test)]
+mod tests;
 
 pub use case::{Case, Tolerance, find};
 pub use compare::{Fact, FactReport, NotCompared, Replayed, Report, TensorReport, compare};

@@ -9,7 +9,7 @@ mod sgd;
 
 pub use config::{Group, OptimizerConfig};
 
-use crate::paths::{Path, Place, as_leaf, flat, row, track_path};
+use crate::paths::{Leaf, Path, Place, flat, row, track_path};
 use crate::{Error, ModuleGradients, Result};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
@@ -134,10 +134,10 @@ impl Optimizer {
                     return param;
                 }
                 param.map(|old| {
-                    let shape = old.shape();
-                    let row = flat(old.clone().inner());
+                    let (leaf, shape) = (Leaf::of(&old), old.shape());
+                    let row = flat(old.inner());
                     let new = self.optimizer.update(&path, self.lr, row, gradient);
-                    as_leaf(new.reshape(shape), &old)
+                    leaf.wrap(new.reshape(shape))
                 })
             }
         }
