@@ -1,0 +1,124 @@
+//! Every shipped recipe loads and says what it is for.
+
+use burn_formers_tests::root;
+use serde_json::Value;
+use std::fs;
+use std::path::PathBuf;
+use trainer::{Recipe, RunReader};
+use xtask::registry;
+
+/// `configs/ARCHITECTURE/*.json`.
+fn recipes() -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for folder in fs::read_dir(root().join("configs")).expect("there are recipes") {
+        let folder = folder.expect("an entry").path();
+        let files = fs::read_dir(&folder).expect("a folder for each architecture");
+        all.extend(files.map(|file| file.expect("an entry").path()));
+    }
+    all.sort();
+    all
+}
+
+/// The recipe as it is, but over a generated text of a few kilobytes with few rows: what is validated is the recipe, not the
+/// patience of whoever runs the test or the data that is not on this machine. A large model is cut down to one layer.
+fn small(recipe: &Recipe) -> Recipe {
+    let mut recipe = recipe.clone();
+    let number = |value: &Value, key: &str, default: u64| {
+        value.get(key).and_then(Value::as_u64).unwrap_or(default)
+    };
+    let block = number(&recipe.training, "block_size", 512);
+    let rows = number(&recipe.training, "batch_split", 1);
+    let letters = recipe
+        .model
+        .get("adapt_io_cutoffs")
+        .and_then(|c| c.get(0))
+        .is_some();
+    recipe.data = serde_json::json!({
+        "make": { "task": "gap", "span": 8, "bytes": 40 * (block + 1) * (rows + 1) }, "all_bytes": true
+    });
+    recipe.training["batch_size"] = rows.into();
+    if recipe.evaluation.is_object() {
+        recipe.evaluation["batch_size"] = 1.into();
+    }
+    recipe.model["nb_layers"] = 1.into();
+    if letters {
+        // The clusters of a large vocabulary need the ids of one.
+        recipe.model["vocab_size"] = 300_000.into();
+    }
+    recipe
+}
+
+#[test]
+fn every_recipe_loads_and_says_what_it_is_for() {
+    let recipes = recipes();
+    assert!(!recipes.is_empty());
+    for path in recipes {
+        let name = path.display();
+        assert!(
+            path.extension().is_some_and(|e| e == "json"),
+            "{name} is no recipe"
+        );
+        let recipe = Recipe::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let folder = path.parent().and_then(|folder| folder.file_name());
+        assert_eq!(
+            folder.and_then(|f| f.to_str()),
+            Some(recipe.architecture.as_str()),
+            "{name}"
+        );
+        let about = recipe.about.as_deref().unwrap_or_default();
+        assert!(
+            about.len() >= 20,
+            "{name}: `about` must say what it is for and how long it takes"
+        );
+        recipe
+            .clock()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let architecture = registry::find(&recipe.architecture).expect("it is in the table");
+        check_schema(&(architecture.schema)(), &recipe);
+        let device = xtask::backend::Backend::Flex.device(&[]).expect("flex");
+        let opened = (architecture.open)(&small(&recipe), &device);
+        let experiment = opened.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(
+            experiment.stages().iter().all(|stage| stage.steps > 0),
+            "{name}"
+        );
+    }
+}
+
+/// Every key of the recipe's sections is one that the schema knows.
+fn check_schema(schema: &Value, recipe: &Recipe) {
+    let sections = [
+        ("model", &recipe.model),
+        ("data", &recipe.data),
+        ("training", &recipe.training),
+        ("evaluation", &recipe.evaluation),
+    ];
+    for (name, section) in sections {
+        let reference = schema["properties"][name]["$ref"]
+            .as_str()
+            .expect("a reference");
+        let definition = reference.rsplit('/').next().expect("a name");
+        let known = schema["$defs"][definition]["properties"]
+            .as_object()
+            .expect("properties");
+        for key in section.as_object().expect("an object").keys() {
+            let file = recipe.file.display();
+            assert!(
+                known.contains_key(key),
+                "{file}: {name}.{key} is not in the schema"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_quickstart_of_every_architecture_is_there() {
+    for architecture in registry::ARCHITECTURES {
+        let path = root()
+            .join("configs")
+            .join(architecture.name)
+            .join("quickstart.json");
+        assert!(path.is_file(), "{} is missing", path.display());
+        assert!(RunReader::open(&path).is_err(), "a recipe is no run");
+    }
+}

@@ -1,0 +1,61 @@
+//! `forward`: named tensors in, named tensors out.
+
+use crate::app::App;
+use crate::backend::Backend;
+use crate::{models, out, table};
+use anyhow::Context as _;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Runs a model on the tensors of a safetensors file and writes its outputs into another
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model folder, or a finished run
+    #[arg(value_name = "MODEL_DIR")]
+    pub model: PathBuf,
+    /// The inputs, by name
+    #[arg(long, value_name = "FILE")]
+    pub inputs: PathBuf,
+    /// Where the outputs go
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// The architecture, if the folder does not tell
+    #[arg(long, value_name = "NAME")]
+    pub architecture: Option<String>,
+    /// The backend
+    #[arg(long)]
+    pub backend: Option<Backend>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the model cannot be opened, or an input is missing or misshapen.
+pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
+    let device = Backend::choose(args.backend, None)?.device(&app.command)?;
+    let inputs = pretrained::read_tensors(&args.inputs)?;
+    let mut model = models::load(&args.model, args.architecture.as_deref(), &device)?;
+    let outputs = model.forward(inputs).with_context(|| {
+        format!(
+            "running {} on {}",
+            args.model.display(),
+            args.inputs.display()
+        )
+    })?;
+    pretrained::write_safetensors(&args.out, &outputs)?;
+    let shapes = outputs
+        .iter()
+        .map(|(name, data)| (name, data.shape().as_slice().to_vec()));
+    if app.json {
+        let shapes: serde_json::Map<_, _> = shapes.map(|(n, s)| (n.clone(), json!(s))).collect();
+        return out::json(&json!({ "out": args.out, "outputs": shapes }));
+    }
+    let rows = shapes.map(|(name, shape)| vec![name.clone(), format!("{shape:?}")]);
+    out::raw(table::text(&table::table(
+        "",
+        &["output", "shape"],
+        rows.collect(),
+    )));
+    app.note(&format!("written to {}", args.out.display()));
+    Ok(())
+}
