@@ -93,3 +93,18 @@ pub fn write_tiny(dir: &Path, change: impl FnOnce(&mut Value)) -> PathBuf {
     fs::write(&path, recipe.to_string()).expect("the recipe is written");
     path
 }
+
+/// The model's configuration of a golden case, as a `config.json` would hold it: without the keys that belong to the harness, and
+/// under our spelling.
+pub fn golden_config(case: &Path) -> Value {
+    let case: Value = pretrained::read_json(case).expect("a case");
+    let mut config = case["config"].clone();
+    let keys = config.as_object_mut().expect("a case has a configuration");
+    for key in ["batch", "steps", "block_size", "spans", "optimizer", "lr"] {
+        keys.remove(key);
+    }
+    if let Some(enabled) = keys.remove("adapt_span") {
+        keys.insert("adapt_span_enabled".to_owned(), enabled);
+    }
+    config
+}

@@ -1,6 +1,6 @@
 //! Bad input: one clear error each, the right exit code, and nothing lost.
 
-use burn_formers_tests::{root, succeed, text, write_tiny, xtask};
+use burn_formers_tests::{golden_config, root, succeed, text, write_tiny, xtask};
 use pretrained::{read_tensors, write_safetensors};
 use serde_json::{Value, json};
 use std::fs;
@@ -318,13 +318,7 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint() {
 /// A converted model folder.
 fn model(dir: &Path) {
     let golden = root().join("tests/golden/adaptive-span");
-    let case = fs::read_to_string(golden.join("seq_adaptive_cache.json")).expect("a case");
-    let case: Value = serde_json::from_str(&case).expect("JSON");
-    let mut config = case["config"].clone();
-    let keys = config.as_object_mut().expect("an object");
-    for key in ["batch", "steps", "block_size", "spans", "optimizer", "lr"] {
-        keys.remove(key);
-    }
+    let config = golden_config(&golden.join("seq_adaptive_cache.json"));
     fs::write(dir.join("config.json"), config.to_string()).expect("written");
     let checkpoint = golden.join("checkpoint_zip.pt");
     let checkpoint = checkpoint.to_str().expect("a plain path");

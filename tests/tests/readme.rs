@@ -10,7 +10,7 @@ use xtask::cli::Cli;
 fn documents() -> Vec<PathBuf> {
     let mut all = Vec::new();
     for folder in ["", "docs/src", "crates"] {
-        collect(&root().join(folder), &mut all, folder != "");
+        collect(&root().join(folder), &mut all, !folder.is_empty());
     }
     all
 }

@@ -83,7 +83,8 @@ fn forty_steps_equal_twenty_a_kill_and_a_resume() {
     let dir = dir.path();
     // Steps long enough to be hit between two checkpoints.
     write_tiny(dir, |recipe| {
-        recipe["training"]["batch_size"] = 8.into();
+        recipe["model"]["hidden_size"] = 64.into();
+        recipe["training"]["batch_size"] = 16.into();
         recipe["training"]["block_size"] = 64.into();
         recipe["training"]["clock"]["evaluate_every"] = 20.into();
         recipe["evaluation"]["block_size"] = 16.into();

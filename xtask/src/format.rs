@@ -9,7 +9,7 @@ pub fn number(value: f64) -> String {
         "n/a".to_owned()
     } else if size == 0.0 {
         "0".to_owned()
-    } else if size >= 1e7 || size < 1e-3 {
+    } else if !(1e-3..1e7).contains(&size) {
         format!("{value:.3e}")
     } else if size >= 1e4 {
         count(value.round())

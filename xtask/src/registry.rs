@@ -4,7 +4,13 @@ use crate::fail::usage;
 use trainer::Architecture;
 
 /// Every architecture of the workspace, one line each: the only place that names them.
-pub static ARCHITECTURES: &[&Architecture] = &[&adaptive_span::ARCHITECTURE];
+pub static ARCHITECTURES: &[&Architecture] = &[
+    &adaptive_span::ARCHITECTURE,
+    &compressive_transformer::ARCHITECTURE,
+    &nystromformer::ARCHITECTURE,
+    &bert::ARCHITECTURE,
+    &routing_transformer::ARCHITECTURE,
+];
 
 /// The architecture of this name.
 ///

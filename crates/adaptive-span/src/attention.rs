@@ -129,15 +129,12 @@ impl SeqAttention {
             Some(sizes) if scene.trim => sizes.iter().copied().max().unwrap_or(span).clamp(1, span),
             _ => span,
         };
-        let rows = |key: Tensor<3>, value: Tensor<3>| (key, value);
         let (key, value, cache) = match cache {
             LayerCache::Hidden(past) => {
                 // Trimmed before the projection: rows no head reaches are never multiplied.
                 let all = Tensor::cat(vec![past.last(keep), h.clone()], 1);
-                let (key, value) = rows(
-                    project(all.clone(), &self.proj_key),
-                    project(all, &self.proj_val),
-                );
+                let key = project(all.clone(), &self.proj_key);
+                let value = project(all, &self.proj_val);
                 (key, value, LayerCache::Hidden(past.push(h, size)))
             }
             LayerCache::Projected {
@@ -172,7 +169,10 @@ impl SeqAttention {
             let sizes = sizes.unwrap_or_default();
             SpanWindow {
                 mask,
-                keep: sizes.iter().map(|s| (*s).clamp(1, keep)).collect(),
+                keep: match scene.trim {
+                    true => sizes.iter().map(|s| (*s).clamp(1, keep)).collect(),
+                    false => vec![keep; scene.heads],
+                },
                 epsilon: EPSILON,
             }
         });

@@ -1,5 +1,5 @@
 //! The paper's claims, measured: quality and time per step against a fixed span, flatness in the longest span, the span
-//! penalty, and that trimming changes nothing (sections 4 and 5 of the paper).
+//! penalty, and that trimming changes nothing.
 
 use crate::experiment::{AdaptiveSpanExperiment, tokens};
 use crate::model::Mode;
@@ -228,9 +228,7 @@ fn trimming_error(experiment: &AdaptiveSpanExperiment, device: &Device) -> Resul
                 ..Mode::evaluation()
             };
             let inputs = tokens(&block.inputs, 4, device);
-            let output = model
-                .forward(inputs, cache.clone(), mode)
-                .map_err(Error::other)?;
+            let output = model.forward(inputs, cache.clone(), mode)?;
             *cache = output.cache;
             scores.push(model.log_probabilities(output.hidden));
         }

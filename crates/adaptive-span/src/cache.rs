@@ -1,6 +1,5 @@
 //! What a stream carries from block to block.
 
-use burn::prelude::*;
 use core_attn::cache::StreamCache;
 
 /// The past of one layer: the inputs of the layer, or their keys and values.
@@ -33,6 +32,34 @@ impl LayerCache {
     /// True if there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Rows of the batch and width of a cached row.
+    #[cfg(feature = "train")]
+    pub(crate) fn width(&self) -> [usize; 2] {
+        let (Self::Hidden(rows) | Self::Projected { key: rows, .. }) = self;
+        let [batch, _, width] = rows.rows().dims();
+        [batch, width]
+    }
+
+    fn join(parts: Vec<Self>) -> Self {
+        let (mut hidden, mut keys, mut values) = (vec![], vec![], vec![]);
+        for part in parts {
+            match part {
+                Self::Hidden(rows) => hidden.push(rows),
+                Self::Projected { key, value } => {
+                    keys.push(key);
+                    values.push(value);
+                }
+            }
+        }
+        if keys.is_empty() {
+            return Self::Hidden(StreamCache::join(hidden));
+        }
+        Self::Projected {
+            key: StreamCache::join(keys),
+            value: StreamCache::join(values),
+        }
     }
 
     fn map(&self, f: impl Fn(&StreamCache) -> StreamCache) -> Self {
@@ -71,52 +98,19 @@ impl HiddenCache {
 
     /// Puts the parts of a batch together again, in order. All must come from the same model and step.
     pub fn join(parts: Vec<Self>) -> Self {
-        let Some(first) = parts.first() else {
+        let mut parts = parts.into_iter();
+        let Some(first) = parts.next() else {
             return Self { layers: vec![] };
         };
-        let layer = |i: usize| {
-            let pick = |f: fn(&LayerCache) -> Option<StreamCache>| {
-                parts
-                    .iter()
-                    .map(|p| f(&p.layers[i]))
-                    .collect::<Option<Vec<_>>>()
-            };
-            let hidden = pick(|l| match l {
-                LayerCache::Hidden(rows) => Some(rows.clone()),
-                LayerCache::Projected { .. } => None,
-            });
-            match hidden {
-                Some(rows) => LayerCache::Hidden(StreamCache::join(rows)),
-                None => {
-                    let side = |take_key: bool| {
-                        let rows = parts.iter().filter_map(|p| match &p.layers[i] {
-                            LayerCache::Projected { key, value } => {
-                                Some(if take_key { key } else { value }.clone())
-                            }
-                            LayerCache::Hidden(_) => None,
-                        });
-                        StreamCache::join(rows.collect())
-                    };
-                    LayerCache::Projected {
-                        key: side(true),
-                        value: side(false),
-                    }
-                }
+        let layers = first.layers.into_iter().map(|l| vec![l]).collect();
+        let by_layer = parts.fold(layers, |mut layers: Vec<Vec<LayerCache>>, part| {
+            for (layer, rows) in layers.iter_mut().zip(part.layers) {
+                layer.push(rows);
             }
-        };
+            layers
+        });
         Self {
-            layers: (0..first.layers.len()).map(layer).collect(),
-        }
-    }
-
-    /// Zeroed rows of the same sizes.
-    pub fn cleared(&self) -> Self {
-        Self {
-            layers: self
-                .layers
-                .iter()
-                .map(|l| l.map(|rows| StreamCache::from_rows(Tensor::zeros_like(&rows.rows()))))
-                .collect(),
+            layers: by_layer.into_iter().map(LayerCache::join).collect(),
         }
     }
 }

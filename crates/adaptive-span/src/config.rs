@@ -14,7 +14,7 @@ pub enum SpanKind {
     /// One learned number per head.
     #[default]
     Static,
-    /// A function of the query, `σ(v·x + b)` per head and position (section 3 of the paper). It is in the paper but not in
+    /// A function of the query, `σ(v·x + b)` per head and position. It is in the paper but not in
     /// the published code, so no numbers of the reference stand behind it.
     Dynamic,
 }
@@ -172,7 +172,14 @@ impl AdaptiveSpanConfig {
         }
         // A size beyond any memory is a slip of the pen, and must not become an allocation that aborts.
         let parameters = self.parameters();
-        if parameters > 6.0e10 {
+        if self.nb_layers > 10_000 {
+            return Err(config(
+                "nb_layers",
+                self.nb_layers,
+                "expected at most 10000",
+            ));
+        }
+        if parameters > 5.0e9 {
             return Err(config(
                 "hidden_size",
                 self.hidden_size,

@@ -57,3 +57,14 @@ pub(crate) fn input(
         expected: expected.into(),
     }
 }
+
+#[cfg(feature = "train")]
+impl From<Error> for trainer::Error {
+    /// Keeps what the tools tell apart: a file that cannot be read or written is no mistake in the input.
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Pretrained(error) => Self::Pretrained(error),
+            error => Self::other(error),
+        }
+    }
+}

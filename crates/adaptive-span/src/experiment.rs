@@ -1,16 +1,15 @@
 //! The run: truncated back-propagation over a stream, with the spans learned beside the weights.
 
-use crate::cache::{HiddenCache, LayerCache};
+use crate::cache::HiddenCache;
 use crate::config::AdaptiveSpanConfig;
 use crate::generate::TextGenerator;
 use crate::model::{Mode, TransformerSeq};
 use crate::recipe::{EvaluationConfig, TrainingConfig};
+use crate::stream::{Mean, Stream};
 use burn::prelude::*;
-use core_attn::cache::StreamCache;
 use core_attn::dropout::Dropout;
 use core_attn::random::Key;
-use datasets::{BatchStream, Block, Corpus, CorpusSpec, StreamCursor};
-use pretrained::NamedTensors;
+use datasets::{Block, Corpus, CorpusSpec};
 use std::path::Path;
 use trainer::{
     Axis, CheckpointReader, CheckpointWriter, Context, Error, Experiment, Figure, Generate,
@@ -29,46 +28,13 @@ pub struct AdaptiveSpanExperiment {
     /// Carried between validations where the recipe asks for it.
     valid: Option<Stream>,
     generator: Option<TextGenerator>,
+    /// Whether this is a training run: whether it has made a step.
+    trained: bool,
     device: Device,
 }
 
-/// A batch stream and the past that belongs to its position.
-struct Stream {
-    blocks: BatchStream,
-    cache: HiddenCache,
-}
-
-impl Stream {
-    fn save(&self, name: &str, to: &mut CheckpointWriter) -> Result<()> {
-        to.json(name, &self.blocks.cursor())?;
-        let mut tensors = NamedTensors::new();
-        for (i, layer) in self.cache.layers.iter().enumerate() {
-            if let LayerCache::Hidden(rows) = layer {
-                tensors.insert(format!("cache.{i}"), rows.rows().into_data());
-            }
-        }
-        to.tensors(name, tensors)
-    }
-
-    fn restore(&mut self, name: &str, from: &CheckpointReader, device: &Device) -> Result<()> {
-        let cursor: StreamCursor = from.json(name)?;
-        self.blocks.restore(cursor).map_err(Error::other)?;
-        let mut tensors = from.tensors(name)?;
-        for (i, layer) in self.cache.layers.iter_mut().enumerate() {
-            let key = format!("cache.{i}");
-            let data = tensors.remove(&key).filter(|d| d.shape().len() == 3);
-            let data = data.ok_or_else(|| {
-                Error::value(
-                    format!("`{key}` of the checkpoint's `{name}`"),
-                    "absent or misshapen",
-                    "a checkpoint of this recipe",
-                )
-            })?;
-            *layer = LayerCache::Hidden(StreamCache::from_rows(Tensor::from_data(data, device)));
-        }
-        Ok(())
-    }
-}
+/// Bytes of cached rows beyond which a recipe is a slip of the pen.
+const MOST_CACHE: f64 = 1e11;
 
 /// Ids `[batch, length]` on a device.
 pub(crate) fn tokens(ids: &[u32], batch: usize, device: &Device) -> Tensor<2, Int> {
@@ -109,10 +75,8 @@ pub(crate) fn update(
         };
         let inputs = tokens(&shard.inputs, rows, device);
         let targets = tokens(&shard.targets, rows, device);
-        let output = model
-            .forward(inputs, cache.batch(i * rows, rows), mode)
-            .map_err(Error::other)?;
-        let loss = model.nll(output.hidden.clone(), targets).mean();
+        let output = model.forward(inputs, cache.batch(i * rows, rows), mode)?;
+        let loss = model.nll(output.hidden.clone(), targets)?.mean();
         let total = match model.span_loss(&output) {
             Some(penalty) => loss.clone() + penalty,
             None => loss.clone(),
@@ -133,9 +97,19 @@ impl AdaptiveSpanExperiment {
         let mut config: AdaptiveSpanConfig = recipe.section("model")?;
         let spec: CorpusSpec = recipe.section("data")?;
         let training: TrainingConfig = recipe.section::<TrainingConfig>("training")?.resolved()?;
+        for section in ["optimizer", "schedule"] {
+            let training = &recipe.training;
+            if training.get("optim").is_some() && training.get(section).is_some() {
+                return Err(Error::value(
+                    format!("training.{section}"),
+                    "given beside `training.optim`",
+                    "one spelling of the update rule, not two",
+                ));
+            }
+        }
         let evaluation: EvaluationConfig = recipe.section("evaluation")?;
         evaluation.validate()?;
-        config.validate().map_err(Error::other)?;
+        config.validate()?;
         let corpus = datasets::load(&spec, recipe.base_dir()).map_err(Error::other)?;
         let ids = corpus.vocabulary.len();
         match config.vocab_size {
@@ -146,15 +120,30 @@ impl AdaptiveSpanExperiment {
             Some(_) => {}
             None => config.vocab_size = Some(ids),
         }
-        config.validate().map_err(Error::other)?;
+        config.validate()?;
+        if let Some(prompt) = &evaluation.prompt {
+            // Told now and not after the training.
+            corpus.vocabulary.encode_prompt(prompt).map_err(|e| {
+                Error::value(
+                    "evaluation.prompt",
+                    format!("{prompt:?}"),
+                    format!("text of the data's vocabulary: {e}"),
+                )
+            })?;
+        }
         let device = device.clone().without_autodiff();
-        let model = config
-            .init(
-                Key::new(recipe.seed).site("init"),
-                &device.clone().autodiff(),
-            )
-            .map_err(Error::other)?;
+        let model = config.init(
+            Key::new(recipe.seed).site("init"),
+            &device.clone().autodiff(),
+        )?;
         let stream = |split: &datasets::Split, batch: usize, block: usize| -> Result<Stream> {
+            let rows: f64 = model.cache_rows() as f64 * batch as f64;
+            let bytes = rows * config.hidden_size as f64 * 4.0;
+            if bytes > MOST_CACHE {
+                let found = format!("{:.0} GiB of cached rows", bytes / f64::from(1 << 30));
+                let expected = "a past that fits into memory: fewer rows (batch_size), a smaller model.attn_span, or learned spans that start at 0";
+                return Err(Error::value("the past of a batch", found, expected));
+            }
             Ok(Stream {
                 blocks: split.stream(batch, block).map_err(Error::other)?,
                 cache: model.empty_cache(batch),
@@ -181,6 +170,7 @@ impl AdaptiveSpanExperiment {
             learner,
             train,
             generator: None,
+            trained: false,
             device,
         })
     }
@@ -205,7 +195,7 @@ impl AdaptiveSpanExperiment {
             .unwrap_or(self.training.block_size)
     }
 
-    /// Runs a split once from an empty past (section 4): the mean of the blocks' losses, nats per token.
+    /// Runs a split once from an empty past: the mean of the blocks' losses, nats per token.
     fn pass(&self, split: &datasets::Split, name: Split, cx: &mut Context) -> Result<f64> {
         let model = self.learner.evaluation_model();
         let batch = self.evaluation.batch_size;
@@ -215,17 +205,15 @@ impl AdaptiveSpanExperiment {
         let mut cache = model.empty_projected_cache(batch);
         let mut mean = Mean::default();
         for (i, block) in pass.enumerate() {
-            let output = model
-                .forward(
-                    tokens(&block.inputs, batch, &self.device),
-                    cache,
-                    Mode::evaluation(),
-                )
-                .map_err(Error::other)?;
+            let output = model.forward(
+                tokens(&block.inputs, batch, &self.device),
+                cache,
+                Mode::evaluation(),
+            )?;
             cache = output.cache;
             mean.add(
                 model
-                    .nll(output.hidden, tokens(&block.targets, batch, &self.device))
+                    .nll(output.hidden, tokens(&block.targets, batch, &self.device))?
                     .mean(),
             );
             cx.progress(
@@ -240,20 +228,19 @@ impl AdaptiveSpanExperiment {
         Ok(mean.value())
     }
 
-    /// The published validation during training: some blocks, carrying the past from one validation to the next.
-    fn next_valid_blocks(&mut self, count: usize) -> Result<f64> {
+    /// The published validation during training: some blocks, carrying the past from one validation to the next. `None`
+    /// outside a training run, and where the recipe does not ask for it.
+    fn next_valid_blocks(&mut self) -> Result<Option<f64>> {
+        let (Some(count), Some(stream), true) =
+            (self.evaluation.valid_blocks, &mut self.valid, self.trained)
+        else {
+            return Ok(None);
+        };
         let model = self.learner.evaluation_model();
         let batch = self.evaluation.batch_size;
         let device = &self.device;
-        let Some(stream) = &mut self.valid else {
-            return Err(Error::other(crate::error::input(
-                "evaluation.valid_blocks",
-                "absent",
-                "expected a number",
-            )));
-        };
         let mut mean = Mean::default();
-        for _ in 0..count {
+        for _ in 0..count.min(stream.blocks.blocks_per_pass()) {
             // Validation wraps to the beginning: it needs no randomness.
             let block = stream.blocks.next_block(|_| 0);
             let cache = if block.fresh {
@@ -261,21 +248,19 @@ impl AdaptiveSpanExperiment {
             } else {
                 stream.cache.clone()
             };
-            let output = model
-                .forward(
-                    tokens(&block.inputs, batch, device),
-                    cache,
-                    Mode::evaluation(),
-                )
-                .map_err(Error::other)?;
+            let output = model.forward(
+                tokens(&block.inputs, batch, device),
+                cache,
+                Mode::evaluation(),
+            )?;
             stream.cache = output.cache;
             mean.add(
                 model
-                    .nll(output.hidden, tokens(&block.targets, batch, device))
+                    .nll(output.hidden, tokens(&block.targets, batch, device))?
                     .mean(),
             );
         }
-        Ok(mean.value())
+        Ok(Some(mean.value()))
     }
 
     fn text_generator(&mut self) -> &mut TextGenerator {
@@ -288,38 +273,6 @@ impl AdaptiveSpanExperiment {
     }
 }
 
-/// A mean over many device scalars that reads them a few at a time.
-#[derive(Default)]
-struct Mean {
-    waiting: Vec<Tensor<1>>,
-    sum: f64,
-    count: usize,
-}
-
-impl Mean {
-    fn add(&mut self, value: Tensor<1>) {
-        self.waiting.push(value);
-        if self.waiting.len() == 32 {
-            self.read();
-        }
-    }
-
-    fn read(&mut self) {
-        if !self.waiting.is_empty() {
-            let values = Tensor::cat(std::mem::take(&mut self.waiting), 0).into_data();
-            for value in values.iter::<f64>() {
-                self.sum += value;
-                self.count += 1;
-            }
-        }
-    }
-
-    fn value(mut self) -> f64 {
-        self.read();
-        self.sum / self.count.max(1) as f64
-    }
-}
-
 impl Experiment for AdaptiveSpanExperiment {
     fn stages(&self) -> Vec<Stage> {
         let objective = Objective::minimize(self.metric());
@@ -327,6 +280,7 @@ impl Experiment for AdaptiveSpanExperiment {
     }
 
     fn train_step(&mut self, at: Step, _cx: &mut Context) -> Result<Scalars> {
+        self.trained = true;
         let draw = at.key.site("stream");
         let block = self.train.blocks.next_block(|n| draw.below(0, n));
         if block.fresh {
@@ -356,11 +310,13 @@ impl Experiment for AdaptiveSpanExperiment {
     }
 
     fn evaluate(&mut self, split: Split, cx: &mut Context) -> Result<Metrics> {
-        let nats = match (split, self.evaluation.valid_blocks) {
-            (Split::Valid, Some(count)) => self.next_valid_blocks(count)?,
-            (Split::Train, _) => self.pass(&self.corpus.train, split, cx)?,
-            (Split::Valid, None) => self.pass(&self.corpus.valid, split, cx)?,
-            (Split::Test, _) => self.pass(&self.corpus.test, split, cx)?,
+        let nats = match split {
+            Split::Train => self.pass(&self.corpus.train, split, cx)?,
+            Split::Valid => match self.next_valid_blocks()? {
+                Some(nats) => nats,
+                None => self.pass(&self.corpus.valid, split, cx)?,
+            },
+            Split::Test => self.pass(&self.corpus.test, split, cx)?,
         };
         let mut metrics = Metrics::new()
             .with(self.metric(), self.corpus.unit.from_nats(nats))
@@ -384,14 +340,17 @@ impl Experiment for AdaptiveSpanExperiment {
         self.learner.restore("model", from)?;
         self.train.restore("train", from, &self.device)?;
         match &mut self.valid {
-            Some(valid) => valid.restore("valid", from, &self.device),
-            None => Ok(()),
+            // `eval` may ask for other rows or blocks than the run had; the carried validation is not used there.
+            Some(valid) if from.has("valid") && valid.fits("valid", from)? => {
+                valid.restore("valid", from, &self.device)
+            }
+            _ => Ok(()),
         }
     }
 
     fn export(&self, dir: &Path) -> Result<()> {
         let model = self.learner.evaluation_model();
-        model.save_pretrained(dir).map_err(Error::other)?;
+        model.save_pretrained(dir)?;
         let vocabulary = self.corpus.vocabulary.to_json();
         pretrained::write_atomic(&dir.join(crate::folder::VOCAB_FILE), vocabulary.as_bytes())?;
         Ok(())
@@ -527,16 +486,21 @@ impl Experiment for AdaptiveSpanExperiment {
 
     fn samples(&mut self, _cx: &mut Context) -> Result<Vec<Sampled>> {
         let options = self.evaluation.sample.clone();
-        let prompt = match &self.evaluation.prompt {
-            Some(prompt) => prompt.clone(),
+        let vocabulary = &self.corpus.vocabulary;
+        let (prompt, ids) = match &self.evaluation.prompt {
+            Some(prompt) => {
+                let ids = vocabulary.encode_prompt(prompt).map_err(Error::other)?;
+                (prompt.clone(), ids)
+            }
             None => {
-                let start = &self.corpus.test.tokens[..self.corpus.test.tokens.len().min(64)];
-                self.corpus.vocabulary.decode(start).map_err(Error::other)?
+                let test = &self.corpus.test.tokens;
+                let ids = test[..test.len().min(64)].to_vec();
+                (vocabulary.decode(&ids).map_err(Error::other)?, ids)
             }
         };
         let text = self
             .text_generator()
-            .generate(&prompt, &options, &mut |_| {})?;
+            .continue_ids(ids, &options, &mut |_| {})?;
         Ok(vec![Sampled {
             title: format!("After {prompt:?}"),
             text,

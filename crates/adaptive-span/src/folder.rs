@@ -13,6 +13,20 @@ use trainer::{Conversion, Error, Generate, Pretrained, Result};
 /// The file beside the weights that says which id is which token.
 pub const VOCAB_FILE: &str = "vocab.json";
 
+/// Keys that stand beside the model's in upstream's configurations and do not concern a trained model.
+const TRAINING_KEYS: &[&str] = &[
+    "batch",
+    "batch_size",
+    "batch_split",
+    "block_size",
+    "grad_clip",
+    "lr",
+    "lr_warmup",
+    "momentum",
+    "optim",
+    "optimizer",
+];
+
 /// A trained model with the vocabulary it was trained on, where there is one.
 pub struct Folder {
     model: TransformerSeq,
@@ -27,7 +41,7 @@ impl Folder {
     /// # Errors
     /// Files that are missing or do not fit.
     pub fn open(dir: &Path, device: &Device) -> Result<Self> {
-        let model = TransformerSeq::from_pretrained(dir, device).map_err(Error::other)?;
+        let model = TransformerSeq::from_pretrained(dir, device)?;
         let file = dir.join(VOCAB_FILE);
         let vocabulary = file
             .exists()
@@ -47,47 +61,57 @@ impl Folder {
 
     /// Reads a published checkpoint: a torch file or safetensors, with or without the prefix `module.`.
     ///
-    /// Sizes that the tensors tell need not be in the configuration; the ramp, the cache option and how adaptive input and
-    /// softmax are tied must come from there.
+    /// What the tensors tell need not be in the configuration: all sizes, and by their equality whether adaptive input and
+    /// softmax are tied. The length of the ramp must come from there; whether caches shrink changes no number and is on where
+    /// it is not said.
     ///
     /// # Errors
     /// Files that are missing or do not fit.
     pub fn convert(from: &Conversion, device: &Device) -> Result<Self> {
+        let given = match &from.config {
+            Some(file) => pretrained::read_json(file)?,
+            None => Value::Object(serde_json::Map::new()),
+        };
+        Self::convert_with(from, given, device)
+    }
+
+    /// [`Folder::convert`] with the configuration as a value; `from.config` is only named in errors.
+    pub(crate) fn convert_with(from: &Conversion, given: Value, device: &Device) -> Result<Self> {
+        let file = from.config.as_ref().unwrap_or(&from.checkpoint);
         let mut tensors = pretrained::read_tensors(&from.checkpoint)?;
         tensors.retain(|name, _| !from.ignore.iter().any(|rule| matches(rule, name)));
         let mut known = inferred(&tensors);
-        if let Some(file) = &from.config {
-            let given: Value = pretrained::read_json(file)?;
-            let Value::Object(given) = given else {
-                return Err(Error::value(
-                    file.display().to_string(),
-                    "no JSON object",
-                    "the model's configuration",
-                ));
-            };
-            // A recipe holds the configuration in its section `model`.
-            let given = match given.get("model") {
-                Some(Value::Object(model)) => model.clone(),
-                _ => given,
-            };
-            known.extend(given);
+        let Value::Object(given) = given else {
+            let file = file.display().to_string();
+            return Err(Error::value(
+                file,
+                "no JSON object",
+                "the model's configuration",
+            ));
+        };
+        // A recipe holds the configuration in its section `model`.
+        let mut given = match given.get("model") {
+            Some(Value::Object(model)) => model.clone(),
+            _ => given,
+        };
+        // Upstream's spelling would stand beside the inferred key.
+        if let Some(enabled) = given.remove("adapt_span") {
+            given.insert("adapt_span_enabled".into(), enabled);
         }
+        // Upstream keeps what belongs to the training in the same place.
+        given.retain(|key, _| !TRAINING_KEYS.contains(&key.as_str()));
+        known.extend(given);
         if !known.contains_key("adapt_span_ramp")
             && known.get("adapt_span_enabled") == Some(&true.into())
         {
             return Err(Error::value(
                 "adapt_span_ramp",
                 "absent",
-                "a checkpoint does not hold the length of the ramp; give --config FILE with {\"adapt_span_ramp\": 32} (32 in all published models)",
+                "its value, which no checkpoint holds: give --config FILE with {\"adapt_span_ramp\": 32} (32 in all published models)",
             ));
         }
-        let file = from
-            .config
-            .clone()
-            .unwrap_or_else(|| from.checkpoint.clone());
-        let config: AdaptiveSpanConfig = pretrained::parse_value(Value::Object(known), &file, "")?;
-        let model = TransformerSeq::from_tensors(&config, tensors, &from.checkpoint, device)
-            .map_err(Error::other)?;
+        let config: AdaptiveSpanConfig = pretrained::parse_value(Value::Object(known), file, "")?;
+        let model = TransformerSeq::from_tensors(&config, tensors, &from.checkpoint, device)?;
         let vocabulary = from
             .vocab
             .as_ref()
@@ -143,9 +167,9 @@ fn inferred(tensors: &NamedTensors) -> serde_json::Map<String, Value> {
         })
         .max();
     if let Some(last) = layers {
-        say("nb_layers", (last + 1).into());
+        say("nb_layers", last.checked_add(1).into());
     }
-    let hidden = shape("layers.0.attn.proj_query.weight").map(|s| s[0]);
+    let hidden = shape("layers.0.attn.proj_query.weight").and_then(|s| s.first().copied());
     if let Some(h) = hidden {
         say("hidden_size", h.into());
     }
@@ -160,13 +184,13 @@ fn inferred(tensors: &NamedTensors) -> serde_json::Map<String, Value> {
     let span = names().any(|n| n.ends_with("adaptive_span._mask.current_val"));
     say("adapt_span_enabled", span.into());
     if let Some(f) = shape("layers.0.ff.fc1.weight") {
-        say("inner_hidden_size", f[0].into());
+        say("inner_hidden_size", f.first().copied().into());
     }
     if let Some([_, _, n]) = shape("layers.0.attn.attn.persistent_memory.key").as_deref() {
         say("pers_mem_size", (*n).into());
     }
     if let Some(e) = shape("in_emb.weight") {
-        say("vocab_size", e[0].into());
+        say("vocab_size", e.first().copied().into());
     }
     let clusters: Vec<Vec<usize>> = (0..)
         .map_while(|i| shape(&format!("in_emb.emb_layers.{i}.weight")))
@@ -181,6 +205,17 @@ fn inferred(tensors: &NamedTensors) -> serde_json::Map<String, Value> {
             .collect();
         let vocab = ends.pop();
         say("adapt_io", true.into());
+        // A state holds tied tensors under both names, or under the input's alone.
+        let same = |i: usize| {
+            let get = |name: String| {
+                tensors
+                    .get(&name)
+                    .or_else(|| tensors.get(&format!("module.{name}")))
+            };
+            let output = get(format!("out_emb.out_layers.{i}.weight"));
+            output.is_none() || output == get(format!("in_emb.emb_layers.{i}.weight"))
+        };
+        say("adapt_io_tied", (0..clusters.len()).all(same).into());
         say("vocab_size", vocab.into());
         say("adapt_io_cutoffs", ends.into());
         if let [first, second, ..] = &clusters[..] {
@@ -204,7 +239,7 @@ pub(crate) fn claims(config: &Value, tensors: &[String]) -> bool {
 impl Pretrained for Folder {
     /// Input `tokens` `[batch, length]`; optional `block_size` `[1]` runs it in blocks that carry the past.
     ///
-    /// Outputs per block `s`: `logprob.s` `[batch, block, vocab]`, and where the next token is known `nll.s`
+    /// A last token that only serves as the target of the one before it is not run. Outputs per block `s`: `logprob.s` `[batch, block, vocab]`, and where the next token is known `nll.s`
     /// `[batch, block]` and `lm_loss.s` `[1]`, in nats.
     fn forward(&mut self, inputs: NamedTensors) -> Result<NamedTensors> {
         for name in inputs.keys() {
@@ -226,7 +261,14 @@ impl Pretrained for Folder {
                 "[batch, length]",
             ));
         };
-        let vocab = self.model.config().vocab().map_err(Error::other)?;
+        let vocab = self.model.config().vocab()?;
+        if data.dtype().is_float() && data.iter::<f64>().any(|x| x.fract() != 0.0) {
+            return Err(Error::value(
+                "input `tokens`",
+                "of numbers that are no integers",
+                "token ids",
+            ));
+        }
         let ids: Vec<i64> = data.iter::<i64>().collect();
         if let Some(bad) = ids.iter().find(|id| **id < 0 || **id >= vocab as i64) {
             return Err(Error::value(
@@ -262,17 +304,16 @@ impl Pretrained for Folder {
             if step > 0 && n == 1 && block > 1 {
                 break;
             }
-            let output = self
-                .model
-                .forward(all.clone().narrow(1, start, n), cache, Mode::evaluation())
-                .map_err(Error::other)?;
+            let output =
+                self.model
+                    .forward(all.clone().narrow(1, start, n), cache, Mode::evaluation())?;
             cache = output.cache;
             let scores = self.model.log_probabilities(output.hidden.clone());
             out.insert(format!("logprob.{step}"), scores.into_data());
             let known = n.min(length - start - 1);
             if known > 0 {
                 let targets = all.clone().narrow(1, start + 1, known);
-                let nll = self.model.nll(output.hidden.narrow(1, 0, known), targets);
+                let nll = self.model.nll(output.hidden.narrow(1, 0, known), targets)?;
                 out.insert(format!("lm_loss.{step}"), nll.clone().mean().into_data());
                 out.insert(format!("nll.{step}"), nll.into_data());
             }
@@ -283,7 +324,7 @@ impl Pretrained for Folder {
     }
 
     fn save(&self, dir: &Path) -> Result<()> {
-        self.model.save_pretrained(dir).map_err(Error::other)?;
+        self.model.save_pretrained(dir)?;
         if let Some(vocabulary) = &self.vocabulary {
             pretrained::write_atomic(&dir.join(VOCAB_FILE), vocabulary.to_json().as_bytes())?;
         }

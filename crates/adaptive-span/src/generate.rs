@@ -32,11 +32,26 @@ impl Generate for TextGenerator {
         options: &Sampling,
         sink: &mut dyn FnMut(&str),
     ) -> Result<String> {
-        options.validate("sampling")?;
         let prompt = self
             .vocabulary
             .encode_prompt(prompt)
             .map_err(Error::other)?;
+        self.continue_ids(prompt, options, sink)
+    }
+}
+
+impl TextGenerator {
+    /// Continues a text given as ids.
+    ///
+    /// # Errors
+    /// No ids, or options out of range.
+    pub fn continue_ids(
+        &mut self,
+        prompt: Vec<u32>,
+        options: &Sampling,
+        sink: &mut dyn FnMut(&str),
+    ) -> Result<String> {
+        options.validate("sampling")?;
         let Some(mut last) = prompt.last().copied() else {
             return Err(Error::value(
                 "the prompt",
@@ -51,10 +66,9 @@ impl Generate for TextGenerator {
         let mut bytes: Vec<u8> = vec![];
         let mut shown = 0;
         for i in 0..options.length {
-            let output = self
-                .model
-                .forward(tokens(&block, 1, &self.device), cache, Mode::evaluation())
-                .map_err(Error::other)?;
+            let output =
+                self.model
+                    .forward(tokens(&block, 1, &self.device), cache, Mode::evaluation())?;
             cache = output.cache;
             let [_, length, _] = output.hidden.dims();
             let scores = self
@@ -74,7 +88,13 @@ impl Generate for TextGenerator {
                 bytes.truncate(at);
                 break;
             }
-            let ready = complete(&bytes[shown..]);
+            // What may be the beginning of the stop word is not shown before that is known.
+            let held = options
+                .stop
+                .as_ref()
+                .map_or(0, |stop| beginning(&bytes, stop.as_bytes()));
+            let free = bytes.len().saturating_sub(held).max(shown);
+            let ready = complete(&bytes[shown..free]);
             sink(&String::from_utf8_lossy(&bytes[shown..shown + ready]));
             shown += ready;
             last = next;
@@ -91,6 +111,13 @@ fn find(text: &[u8], word: &[u8]) -> Option<usize> {
     (!word.is_empty()).then(|| text.windows(word.len()).position(|w| w == word))?
 }
 
+/// Length of the longest end of `text` that is a beginning of `word`.
+fn beginning(text: &[u8], word: &[u8]) -> usize {
+    let longest = word.len().saturating_sub(1).min(text.len());
+    let fits = |n: &usize| text.ends_with(&word[..*n]);
+    (1..=longest).rev().find(fits).unwrap_or(0)
+}
+
 /// Bytes that can be shown: all but a character at the end of which more bytes may come.
 fn complete(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
@@ -102,7 +129,7 @@ fn complete(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{complete, find};
+    use super::{beginning, complete, find};
 
     #[test]
     fn characters_are_shown_whole() {
@@ -111,5 +138,8 @@ mod tests {
         assert_eq!(complete(&[b'a', 0xFF, b'b']), 3);
         assert_eq!(find(b"one two", b"two"), Some(4));
         assert_eq!(find(b"one two", b""), None);
+        assert_eq!(beginning(b"a st", b"stop"), 2);
+        assert_eq!(beginning(b"a stop", b"stop"), 0);
+        assert_eq!(beginning(b"", b"stop"), 0);
     }
 }

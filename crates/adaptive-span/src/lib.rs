@@ -38,7 +38,7 @@
 //! ```
 //!
 //! The feature `train` (on by default) adds what the tools need: recipes, the training run, replays and benchmarks. Without it
-//! the crate depends on Burn, `core-attn` and `pretrained` alone.
+//! the crate depends on Burn, `core-attn`, `pretrained` and serde alone.
 #![recursion_limit = "256"]
 
 mod attention;
@@ -59,6 +59,8 @@ mod recipe;
 #[cfg(feature = "train")]
 mod replay;
 mod span;
+#[cfg(feature = "train")]
+mod stream;
 mod weights;
 
 pub use attention::{PersistentMemory, SeqAttention};

@@ -1,4 +1,4 @@
-//! The model, top to bottom (section 2 of the paper).
+//! The model, top to bottom.
 
 use crate::attention::{Scene, SeqAttention, project};
 use crate::cache::{HiddenCache, LayerCache};
@@ -6,13 +6,13 @@ use crate::config::AdaptiveSpanConfig;
 use crate::error::{Result, input};
 use crate::span::{SpanReport, TRIM_GRANULARITY};
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::prelude::*;
 use burn::tensor::activation::{log_softmax, relu};
 use core_attn::adaptive_io::{AdaptiveEmbedding, AdaptiveSoftmax};
 use core_attn::cache::StreamCache;
 use core_attn::dropout::{Dropout, dropout};
 use core_attn::init;
+use core_attn::pointwise::{LayerNorm, cross_entropy};
 use core_attn::random::Key;
 
 /// `max(0, x·W1 + b1)·W2 + b2`.
@@ -61,11 +61,7 @@ pub struct TransformerSeqLayer {
 
 impl TransformerSeqLayer {
     fn new(config: &AdaptiveSpanConfig, key: Key, device: &Device) -> Self {
-        let norm = || {
-            LayerNormConfig::new(config.hidden_size)
-                .with_epsilon(1e-5)
-                .init(device)
-        };
+        let norm = || LayerNorm::new(config.hidden_size, 1e-5, device);
         let feed_forward = config.pers_mem_size == 0;
         Self {
             attn: SeqAttention::new(config, key.site("attn"), device),
@@ -103,6 +99,12 @@ pub struct OutputProjection {
     pub bias: Param<Tensor<1>>,
 }
 
+impl OutputProjection {
+    fn forward(&self, rows: Tensor<2>) -> Tensor<2> {
+        rows.matmul(self.weight.val()) + self.bias.val().unsqueeze()
+    }
+}
+
 /// A decoder-only sequential transformer whose heads learn how far back they look.
 #[derive(Module, Debug)]
 pub struct TransformerSeq {
@@ -116,6 +118,18 @@ pub struct TransformerSeq {
     pub out_emb: OutputLayer,
     #[module(skip)]
     config: AdaptiveSpanConfig,
+}
+
+/// Ids outside the table would read other memory or stop the program, depending on the backend.
+fn check_ids(tokens: &Tensor<2, Int>, vocab: usize) -> Result<()> {
+    if !core_attn::is_host(&tokens.device()) {
+        return Ok(());
+    }
+    let data = tokens.to_data();
+    match data.iter::<i64>().find(|id| *id < 0 || *id >= vocab as i64) {
+        Some(id) => Err(input("a token id", id, format!("expected 0..{vocab}"))),
+        None => Ok(()),
+    }
 }
 
 /// How a forward pass runs.
@@ -246,6 +260,12 @@ impl TransformerSeq {
         }
     }
 
+    /// Rows that [`TransformerSeq::empty_cache`] holds for one row of the batch, over all layers.
+    #[cfg(feature = "train")]
+    pub(crate) fn cache_rows(&self) -> usize {
+        self.cache_sizes(self.spans().as_ref()).iter().sum()
+    }
+
     /// The empty past for training: zero rows of the sizes that the spans ask for.
     pub fn empty_cache(&self, batch: usize) -> HiddenCache {
         let device = self.key_pe.val().device().without_autodiff();
@@ -275,8 +295,10 @@ impl TransformerSeq {
 
     /// Runs one block `[batch, block]` of ids after the rows in `cache`.
     ///
+    /// Ids are checked where that costs nothing, on the CPU backends; elsewhere they must be below `vocab_size`.
+    ///
     /// # Errors
-    /// A cache of another model or batch.
+    /// An id outside the vocabulary, no ids, or a cache of another model.
     pub fn forward(
         &self,
         tokens: Tensor<2, Int>,
@@ -299,7 +321,7 @@ impl TransformerSeq {
     ) -> Result<Output> {
         let config = &self.config;
         let [batch, block] = tokens.dims();
-        if cache.layers.len() != config.nb_layers || block == 0 {
+        if cache.layers.len() != config.nb_layers || batch * block == 0 {
             let found = format!("{} layers for a block of {block}", cache.layers.len());
             let expected = format!(
                 "expected {} layers and at least one token",
@@ -315,11 +337,14 @@ impl TransformerSeq {
             .val()
             .reshape([config.head_dim(), config.attn_span]);
         let embedded = match &self.in_emb {
-            InputEmbedding::Plain(weight) => weight
-                .val()
-                .select(0, tokens.reshape([batch * block]))
-                .reshape([batch, block, config.hidden_size]),
-            InputEmbedding::Adaptive(embedding) => embedding.forward(tokens),
+            InputEmbedding::Plain(weight) => {
+                check_ids(&tokens, config.vocab()?)?;
+                weight
+                    .val()
+                    .select(0, tokens.reshape([batch * block]))
+                    .reshape([batch, block, config.hidden_size])
+            }
+            InputEmbedding::Adaptive(embedding) => embedding.forward(tokens)?,
         };
         let mut h = dropout(embedded, mode.emb_dropout.site("in_emb"));
         let mut layers = Vec::with_capacity(sizes.len());
@@ -338,9 +363,9 @@ impl TransformerSeq {
                 trim: mode.trim,
             };
             let (attn_out, next) = layer.attn.forward(h.clone(), past.clone(), size, scene)?;
-            let mut out = layer.norm1.forward(h + attn_out.clone());
+            let mut out = layer.norm1.forward(h + attn_out.clone())?;
             if let (Some(ff), Some(norm)) = (&layer.ff, &layer.norm2) {
-                out = norm.forward(out.clone() + ff.forward(out, drop.site("ff")));
+                out = norm.forward(out.clone() + ff.forward(out, drop.site("ff")))?;
             }
             watch(LayerView {
                 layer: i,
@@ -371,10 +396,7 @@ impl TransformerSeq {
         let [batch, block, width] = hidden.dims();
         let flat = hidden.reshape([batch * block, width]);
         let scores = match &self.out_emb {
-            OutputLayer::Plain(out) => log_softmax(
-                flat.matmul(out.weight.val()) + out.bias.val().unsqueeze(),
-                1,
-            ),
+            OutputLayer::Plain(out) => log_softmax(out.forward(flat), 1),
             OutputLayer::Adaptive(softmax) => softmax.log_probabilities(flat, self.tied()),
         };
         let [_, vocab] = scores.dims();
@@ -383,22 +405,22 @@ impl TransformerSeq {
 
     /// Negative log-likelihood in nats of each target: `[batch, block, hidden]` and ids `[batch, block]` to
     /// `[batch, block]`.
-    pub fn nll(&self, hidden: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<2> {
-        let [batch, block] = targets.dims();
-        match &self.out_emb {
-            OutputLayer::Plain(_) => self
-                .log_probabilities(hidden)
-                .gather(2, targets.unsqueeze_dim(2))
-                .reshape([batch, block])
-                .neg(),
-            OutputLayer::Adaptive(softmax) => {
-                let [_, _, width] = hidden.dims();
-                let flat = hidden.reshape([batch * block, width]);
-                softmax
-                    .nll(flat, targets.reshape([batch * block]), self.tied())
-                    .reshape([batch, block])
-            }
+    ///
+    /// # Errors
+    /// Another number of targets than of hidden states.
+    pub fn nll(&self, hidden: Tensor<3>, targets: Tensor<2, Int>) -> Result<Tensor<2>> {
+        let [batch, block, width] = hidden.dims();
+        if targets.dims() != [batch, block] {
+            let expected = format!("expected [{batch}, {block}], one per hidden state");
+            return Err(input("targets", format!("{:?}", targets.dims()), expected));
         }
+        let flat = hidden.reshape([batch * block, width]);
+        let targets = targets.reshape([batch * block]);
+        let nll = match &self.out_emb {
+            OutputLayer::Plain(out) => cross_entropy(out.forward(flat), targets)?,
+            OutputLayer::Adaptive(softmax) => softmax.nll(flat, targets, self.tied())?,
+        };
+        Ok(nll.reshape([batch, block]))
     }
 
     /// The span penalty `Σ_layers λ · attn_span · mean_heads(z)`, `[1]`; `None` where no span is learned.

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use trainer::{Clock, Error, OptimizerConfig, Result, Sampling, Schedule};
 
-/// How the model is trained (section 4 of the paper).
+/// How the model is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingConfig {
@@ -35,7 +35,7 @@ pub struct TrainingConfig {
     /// Upstream's spelling of the learning rate; needs `optim`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Upstream's spelling of the momentum of `sgd`; needs `optim`.
+    /// Upstream's spelling of the momentum of `sgd` (0.9 where absent, as there); needs `optim`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub momentum: Option<f64>,
     /// Upstream's spelling of the warm-up; needs `optim`.
@@ -114,11 +114,15 @@ impl TrainingConfig {
                         "`training.optim` needs a learning rate",
                     )
                 })?;
+                if self.momentum.is_some() && rule != "sgd" {
+                    let expected = "absent: only `sgd` has one";
+                    return Err(Error::value("training.momentum", "given", expected));
+                }
                 let clip = self.grad_clip.take().filter(|c| *c > 0.0);
                 self.optimizer = match rule.as_str() {
                     "adagrad" => upstream_adagrad(lr, clip),
                     "sgd" => section(serde_json::json!({
-                        "name": "sgd", "lr": lr, "momentum": self.momentum.unwrap_or(0.0)
+                        "name": "sgd", "lr": lr, "momentum": self.momentum.unwrap_or(0.9)
                     }))?,
                     "adam" => section(serde_json::json!({ "name": "adam", "lr": lr }))?,
                     other => {
@@ -172,7 +176,7 @@ fn section<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T
     serde_json::from_value(value).map_err(Error::other)
 }
 
-/// How the model is evaluated (section 4 of the paper).
+/// How the model is evaluated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {

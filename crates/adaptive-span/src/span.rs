@@ -14,7 +14,7 @@ pub const TRIM_GRANULARITY: usize = 64;
 /// Added to the sum that masked attention weights are divided by.
 pub(crate) const EPSILON: f64 = 1e-8;
 
-/// One span per head: `current_val` holds `z / attn_span`, a fraction (section 2).
+/// One span per head: `current_val` holds `z / attn_span`, a fraction.
 #[derive(Module, Debug)]
 pub struct AdaptiveSpan {
     /// `[heads, 1, 1]`, each in `[0, 1]`.
@@ -52,7 +52,7 @@ impl AdaptiveSpan {
     }
 }
 
-/// Spans as a function of the query: `z = σ(x·v + b)` per head and position (section 3).
+/// Spans as a function of the query: `z = σ(x·v + b)` per head and position.
 #[derive(Module, Debug)]
 pub struct DynamicSpan {
     /// `[hidden, heads]`.

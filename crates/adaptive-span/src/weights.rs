@@ -53,9 +53,7 @@ impl Weights for TransformerSeq {
             b.linear(&name("attn.proj_val.weight"), &mut layer.attn.proj_val);
             b.linear(&name("attn.proj_out.weight"), &mut layer.attn.proj_out);
             b.param(&name("norm1.weight"), &mut layer.norm1.gamma);
-            if let Some(beta) = &mut layer.norm1.beta {
-                b.param(&name("norm1.bias"), beta);
-            }
+            b.param(&name("norm1.bias"), &mut layer.norm1.beta);
             if let Some(adaptive) = &mut layer.attn.span {
                 let value = name("attn.attn.adaptive_span._mask.current_val");
                 let template = || {
@@ -92,9 +90,7 @@ impl Weights for TransformerSeq {
             }
             if let Some(norm2) = &mut layer.norm2 {
                 b.param(&name("norm2.weight"), &mut norm2.gamma);
-                if let Some(beta) = &mut norm2.beta {
-                    b.param(&name("norm2.bias"), beta);
-                }
+                b.param(&name("norm2.bias"), &mut norm2.beta);
             }
         }
     }
@@ -146,7 +142,8 @@ impl TransformerSeq {
         let (model, _) = pretrained::load_weights(model, tensors, file, &options)?;
         for (i, layer) in model.layers.iter().enumerate() {
             let fractions = layer.attn.span.as_ref().map(|s| s.fractions().into_data());
-            let bad = fractions.and_then(|z| z.iter::<f32>().find(|z| !z.is_finite()));
+            let inside = |z: &f32| (-1e-6..=1.0 + 1e-6).contains(z);
+            let bad = fractions.and_then(|z| z.iter::<f32>().find(|z| !inside(z)));
             if let Some(z) = bad {
                 return Err(crate::error::input(
                     "a learned span",

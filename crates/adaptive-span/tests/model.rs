@@ -155,7 +155,11 @@ fn dynamic_spans_learn() {
         .unwrap();
     assert_eq!(out.dynamic_fractions.len(), 2);
     let penalty = model.span_loss(&out).unwrap();
-    let loss = model.nll(out.hidden.clone(), text.narrow(1, 1, 20)).mean() + penalty;
+    let loss = model
+        .nll(out.hidden.clone(), text.narrow(1, 1, 20))
+        .unwrap()
+        .mean()
+        + penalty;
     let grads = loss.backward();
     for layer in &model.layers {
         let span = layer.attn.dynamic_span.as_ref().unwrap();
@@ -262,6 +266,66 @@ fn folders_round_trip_and_wrong_ones_are_named() {
 }
 
 #[test]
+fn ids_outside_the_vocabulary_are_named() {
+    for (backend, device) in devices() {
+        if backend == "wgpu" {
+            continue; // reading the ids back would cost a round trip each step
+        }
+        let clusters = AdaptiveSpanConfig {
+            adapt_io: true,
+            adapt_io_divval: 2,
+            adapt_io_cutoffs: vec![5],
+            ..small()
+        };
+        for config in [small(), clusters] {
+            let model = config.init(Key::new(1), &device).unwrap();
+            for id in [-1, 17, i32::MAX] {
+                let tokens = Tensor::<2, Int>::from_ints([[1, id]], &device);
+                let cache = model.empty_cache(1);
+                let error = model
+                    .forward(tokens, cache, Mode::evaluation())
+                    .unwrap_err();
+                assert!(error.to_string().contains("0..17"), "{backend}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn clusters_without_a_token_have_a_gradient_of_zeros() {
+    let device = Device::flex().autodiff();
+    let config = AdaptiveSpanConfig {
+        adapt_io: true,
+        adapt_io_divval: 2,
+        adapt_io_cutoffs: vec![5, 9],
+        ..small()
+    };
+    let model = config.init(Key::new(1), &device).unwrap();
+    let plain = device.clone().without_autodiff();
+    let tokens = Tensor::<2, Int>::from_ints([[1, 2, 3, 4]], &plain);
+    let cache = model.empty_cache(1);
+    let out = model
+        .forward(tokens.clone(), cache, Mode::evaluation())
+        .unwrap();
+    let grads = model.nll(out.hidden, tokens).unwrap().mean().backward();
+    let grads = pretrained::collect_gradients(&model, &grads);
+    for i in [1, 2] {
+        for name in [
+            format!("in_emb.emb_layers.{i}.weight"),
+            format!("in_emb.emb_projs.{i}"),
+            format!("out_emb.out_layers.{i}.weight"),
+            format!("out_emb.out_layers.{i}.bias"),
+            format!("out_emb.out_projs.{i}"),
+        ] {
+            let grad = grads
+                .get(&name)
+                .unwrap_or_else(|| panic!("no gradient of {name}"));
+            assert!(grad.iter::<f32>().all(|g| g == 0.0), "{name}");
+        }
+    }
+}
+
+#[test]
 fn impossible_configurations_are_named() {
     let cases: Vec<(AdaptiveSpanConfig, &str)> = vec![
         (
@@ -344,6 +408,13 @@ fn impossible_configurations_are_named() {
                 ..small()
             },
             "model.adapt_io_divval",
+        ),
+        (
+            AdaptiveSpanConfig {
+                nb_layers: 1_000_000_000,
+                ..small()
+            },
+            "model.nb_layers",
         ),
         (
             AdaptiveSpanConfig {

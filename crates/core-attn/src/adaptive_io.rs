@@ -32,6 +32,14 @@ impl Clusters {
             let expected = format!("expected rising numbers in 1..{vocab} (the vocabulary)");
             return Err(value(OP, "cutoffs", format!("{cutoffs:?}"), expected));
         }
+        if cutoffs.is_empty() {
+            return Err(value(
+                OP,
+                "cutoffs",
+                "[]",
+                "expected at least one, the end of the shortlist",
+            ));
+        }
         if div < 2 {
             return Err(value(OP, "div", div, "expected at least 2"));
         }
@@ -111,15 +119,40 @@ impl Sorted {
     }
 }
 
+/// Zero, through the first element of each of these tensors: parameters that a batch does not use then have a gradient of
+/// zeros and not none, so that an update rule with momentum moves them as it moves the others.
+fn idle<const D: usize>(parameters: &[&Param<Tensor<D>>]) -> Option<Tensor<1>> {
+    let first = |p: &&Param<Tensor<D>>| {
+        let value = p.val();
+        let n = value.shape().num_elements();
+        value.reshape([n]).narrow(0, 0, 1).mul_scalar(0.0)
+    };
+    parameters.iter().map(first).reduce(|a, b| a + b)
+}
+
 fn index(values: &[i32], device: &Device) -> Tensor<1, Int> {
     let device = device.clone().without_autodiff();
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &device)
 }
 
-/// The ids on the host.
-fn host<const D: usize>(tokens: &Tensor<D, Int>) -> Vec<usize> {
-    let data = tokens.to_data();
-    data.iter::<i64>().map(|id| id.max(0) as usize).collect()
+/// The ids on the host, each checked to be in the vocabulary.
+fn host<const D: usize>(
+    op: &'static str,
+    tokens: &Tensor<D, Int>,
+    clusters: &Clusters,
+) -> Result<Vec<usize>> {
+    let ids = tokens.to_data();
+    ids.iter::<i64>()
+        .map(|id| match usize::try_from(id) {
+            Ok(i) if i < clusters.vocab => Ok(i),
+            _ => Err(value(
+                op,
+                "id",
+                id,
+                format!("expected 0..{}", clusters.vocab),
+            )),
+        })
+        .collect()
 }
 
 /// Embedding by clusters.
@@ -159,22 +192,39 @@ impl AdaptiveEmbedding {
         }
     }
 
-    /// `[batch, length]` ids, each below the vocabulary's size, to `[batch, length, hidden]`, scaled by `sqrt(hidden)`.
-    pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+    /// `[batch, length]` ids to `[batch, length, hidden]`, scaled by `sqrt(hidden)`.
+    ///
+    /// # Errors
+    /// No ids, or one outside the vocabulary.
+    pub fn forward(&self, tokens: Tensor<2, Int>) -> Result<Tensor<3>> {
         let [batch, length] = tokens.dims();
         let device = self.weights[0].val().device();
-        let sorted = Sorted::new(&self.clusters, &host(&tokens));
-        let mut parts = vec![];
+        if batch * length == 0 {
+            return Err(value(
+                "AdaptiveEmbedding",
+                "tokens",
+                "empty",
+                "expected at least one",
+            ));
+        }
+        let ids = host("AdaptiveEmbedding", &tokens, &self.clusters)?;
+        let sorted = Sorted::new(&self.clusters, &ids);
+        let (mut parts, mut unused) = (vec![], vec![]);
         for (i, ids) in sorted.ids.iter().enumerate() {
-            if !ids.is_empty() {
+            if ids.is_empty() {
+                unused.extend([&self.weights[i], &self.projections[i]]);
+            } else {
                 let vectors = self.weights[i].val().select(0, index(ids, &device));
                 parts.push(vectors.matmul(self.projections[i].val().transpose()));
             }
         }
-        Tensor::cat(parts, 0)
-            .select(0, index(&sorted.restore, &device))
+        let mut rows = Tensor::cat(parts, 0).select(0, index(&sorted.restore, &device));
+        if let Some(zero) = idle(&unused) {
+            rows = rows + zero.unsqueeze();
+        }
+        Ok(rows
             .mul_scalar((self.clusters.hidden as f64).sqrt())
-            .reshape([batch, length, self.clusters.hidden])
+            .reshape([batch, length, self.clusters.hidden]))
     }
 }
 
@@ -225,15 +275,23 @@ impl AdaptiveSoftmax {
         }
     }
 
-    fn logits(&self, x: Tensor<2>, cluster: usize, tied: Option<&AdaptiveEmbedding>) -> Tensor<2> {
-        let (weight, projection) = match tied {
+    fn vectors<'a>(
+        &'a self,
+        cluster: usize,
+        tied: Option<&'a AdaptiveEmbedding>,
+    ) -> (&'a Param<Tensor<2>>, &'a Param<Tensor<2>>) {
+        match tied {
             Some(e) => (&e.weights[cluster], &e.projections[cluster]),
             None => (&self.weights[cluster], &self.projections[cluster]),
-        };
+        }
+    }
+
+    fn logits(&self, x: Tensor<2>, cluster: usize, tied: Option<&AdaptiveEmbedding>) -> Tensor<2> {
+        let (weight, projection) = self.vectors(cluster, tied);
         let projected = x.matmul(projection.val());
         let logits = projected.clone().matmul(weight.val().transpose())
             + self.biases[cluster].val().unsqueeze();
-        if cluster > 0 || self.clusters.len() == 1 {
+        if cluster > 0 {
             return logits;
         }
         let tails =
@@ -242,19 +300,35 @@ impl AdaptiveSoftmax {
     }
 
     /// Negative log-likelihood (nats) of each target: hidden states `[rows, hidden]` and ids `[rows]` to `[rows]`.
+    ///
+    /// # Errors
+    /// No targets, or one outside the vocabulary.
     pub fn nll(
         &self,
         x: Tensor<2>,
         targets: Tensor<1, Int>,
         tied: Option<&AdaptiveEmbedding>,
-    ) -> Tensor<1> {
+    ) -> Result<Tensor<1>> {
         let device = x.device();
-        let sorted = Sorted::new(&self.clusters, &host(&targets));
+        let ids = host("AdaptiveSoftmax", &targets, &self.clusters)?;
+        if ids.is_empty() {
+            return Err(value(
+                "AdaptiveSoftmax",
+                "targets",
+                "empty",
+                "expected at least one",
+            ));
+        }
+        let sorted = Sorted::new(&self.clusters, &ids);
         let front = log_softmax(self.logits(x.clone(), 0, tied), 1);
         let columns = front.dims()[1];
         let mut parts: Vec<Tensor<1>> = vec![];
+        let mut zeros = vec![];
         for (i, places) in sorted.places.iter().enumerate() {
             if places.is_empty() {
+                let (weight, projection) = self.vectors(i, tied);
+                zeros.extend(idle(&[weight, projection]));
+                zeros.extend(idle(&[&self.biases[i]]));
                 continue;
             }
             let rows = index(places, &device);
@@ -268,9 +342,13 @@ impl AdaptiveSoftmax {
             };
             parts.push(log_probability.squeeze_dim(1));
         }
-        Tensor::cat(parts, 0)
+        let mut nll = Tensor::cat(parts, 0)
             .select(0, index(&sorted.restore, &device))
-            .neg()
+            .neg();
+        for zero in zeros {
+            nll = nll + zero;
+        }
+        Ok(nll)
     }
 
     /// Log-probabilities of the whole vocabulary: `[rows, hidden]` to `[rows, vocab]`.

@@ -4,14 +4,30 @@ use crate::random::Key;
 use burn::module::{Param, ParamId};
 use burn::prelude::*;
 
+/// Drawn when it is first used: a model whose weights are then read from a file never draws them.
 fn fill<const D: usize>(
     shape: [usize; D],
     device: &Device,
-    draw: impl Fn(u64) -> f64,
+    draw: impl Fn(u64) -> f64 + Send + Sync + 'static,
 ) -> Param<Tensor<D>> {
-    let n: usize = shape.iter().product();
-    let values: Vec<f32> = (0..n as u64).map(|i| draw(i) as f32).collect();
-    from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
+    let trainable = device.is_autodiff();
+    let init = move |device: &Device, trainable: bool| {
+        let n: usize = shape.iter().product();
+        let values: Vec<f32> = (0..n as u64).map(|i| draw(i) as f32).collect();
+        let value = Tensor::from_data(TensorData::new(values, shape), device);
+        if trainable {
+            value.require_grad()
+        } else {
+            value
+        }
+    };
+    Param::uninitialized(
+        ParamId::new(),
+        init,
+        device.clone(),
+        trainable,
+        shape.into(),
+    )
 }
 
 /// A parameter that starts at this value; it takes gradients if its device has autodiff.
@@ -32,7 +48,7 @@ pub fn normal<const D: usize>(
     key: Key,
     device: &Device,
 ) -> Param<Tensor<D>> {
-    fill(shape, device, |i| std * key.normal(i))
+    fill(shape, device, move |i| std * key.normal(i))
 }
 
 /// Uniform in `[−bound, bound)`.
@@ -42,7 +58,7 @@ pub fn uniform<const D: usize>(
     key: Key,
     device: &Device,
 ) -> Param<Tensor<D>> {
-    fill(shape, device, |i| bound * (2.0 * key.uniform(i) - 1.0))
+    fill(shape, device, move |i| bound * (2.0 * key.uniform(i) - 1.0))
 }
 
 /// All elements the same.
@@ -51,5 +67,5 @@ pub fn constant<const D: usize>(
     value: f64,
     device: &Device,
 ) -> Param<Tensor<D>> {
-    fill(shape, device, |_| value)
+    fill(shape, device, move |_| value)
 }

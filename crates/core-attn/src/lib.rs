@@ -7,6 +7,10 @@
 //! | [`banded`] | causal attention over a fixed-length band with relative positions, soft windows and persistent vectors |
 //! | [`span`] | the soft window whose length is learned |
 //! | [`softmax`], [`dropout`], [`relative`] | the pieces attention is made of |
+//! | [`low_rank`] | attention through landmarks: segment means, the iterative pseudo-inverse, depthwise convolution |
+//! | [`memory`] | attention over several segments of memory with relative positions |
+//! | [`routed`] | attention within clusters, block-local attention, rotary and Shaw positions |
+//! | [`pointwise`] | layer normalisation, GELU with bias, cross-entropy |
 //! | [`cache`] | the rows a stream carries from block to block |
 //! | [`adaptive_io`] | embedding and softmax over large vocabularies, in clusters by frequency |
 //! | [`init`], [`random`] | initial values and random numbers as functions of a key |
@@ -49,10 +53,28 @@ mod error;
 pub mod init;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod kernels;
+pub mod low_rank;
 pub mod mask;
+pub mod memory;
+pub mod pointwise;
 pub mod random;
 pub mod relative;
+pub mod routed;
 pub mod softmax;
 pub mod span;
 
 pub use error::{Error, Result};
+
+use burn::prelude::*;
+
+/// True for a device whose tensors lie in the host's memory, so that reading one costs nothing but a copy.
+pub fn is_host(device: &Device) -> bool {
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(feature = "flex")]
+        burn::backend::DispatchDevice::Flex(_) => true,
+        #[cfg(feature = "ndarray")]
+        burn::backend::DispatchDevice::NdArray(_) => true,
+        #[allow(unreachable_patterns)]
+        _ => false,
+    }
+}

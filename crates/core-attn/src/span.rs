@@ -1,6 +1,6 @@
 //! The soft window of the Adaptive Span Transformer (Sukhbaatar et al. 2019, section 2), usable in any model.
 
-use crate::error::{Result, value};
+use crate::error::{Result, shape, value};
 use burn::prelude::*;
 
 /// A window whose length is learned: 1 up to a span `z`, then a linear ramp of `ramp` positions down to 0.
@@ -78,13 +78,33 @@ impl SoftSpanMask {
 
     /// Applies the mask to attention weights `[batch * heads, query, window]` (batch-major) and normalises again:
     /// `a·m / (Σ a·m + epsilon)`.
-    pub fn apply(self, weights: Tensor<3>, fractions: Tensor<1>, epsilon: f64) -> Tensor<3> {
+    ///
+    /// # Errors
+    /// Rows that are no multiple of the heads, or a window of no columns or of more than `max_span`.
+    pub fn apply(
+        self,
+        weights: Tensor<3>,
+        fractions: Tensor<1>,
+        epsilon: f64,
+    ) -> Result<Tensor<3>> {
         let [rows, query, window] = weights.dims();
         let [heads] = fractions.dims();
+        if heads == 0 || rows % heads != 0 || !(1..=self.max_span).contains(&window) {
+            let expected = format!(
+                "[batch * {heads}, query, window] with a window in 1..={}",
+                self.max_span
+            );
+            return Err(shape(
+                "SoftSpanMask::apply",
+                "weights",
+                &weights.dims(),
+                expected,
+            ));
+        }
         let mask = self.mask(fractions, window).reshape([1, heads, 1, window]);
         let masked = weights.reshape([rows / heads, heads, query, window]) * mask;
         let total = masked.clone().sum_dim(3).add_scalar(epsilon);
-        (masked / total).reshape([rows, query, window])
+        Ok((masked / total).reshape([rows, query, window]))
     }
 
     /// Positions that a head with this fraction sees, ramp included.

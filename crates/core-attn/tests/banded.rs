@@ -3,6 +3,7 @@
 mod common;
 
 use burn::prelude::*;
+use burn::tensor::activation::softmax;
 use common::{assert_close, devices, normal};
 use core_attn::banded::{
     BandedAttention, Nearest, Persistent, SpanMask, SpanWindow, banded_attention,
@@ -317,6 +318,92 @@ fn rows_outside_every_band_may_hold_nan() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_diverged_query_gives_nan_and_not_zero() {
+    for (backend, device) in devices() {
+        let query = normal::<3>("q", [1, 3, 4], &device);
+        let query =
+            query.slice_assign(s![.., 1..2, ..], Tensor::full([1, 1, 4], f32::NAN, &device));
+        let out = banded_attention(BandedAttention {
+            query,
+            key: normal("k", [1, 8, 4], &device),
+            value: normal("v", [1, 8, 4], &device),
+            heads: 2,
+            window: 4,
+            nearest: Nearest::Previous,
+            relative: None,
+            span: None,
+            persistent: None,
+            scale: 1.0,
+            dropout: Dropout::off(),
+        })
+        .unwrap();
+        let nan: Vec<bool> = out.into_data().iter::<f32>().map(f32::is_nan).collect();
+        let row = |r: usize| &nan[r * 4..][..4];
+        assert_eq!(
+            [row(0), row(1), row(2)],
+            [[false; 4], [true; 4], [false; 4]],
+            "{backend}"
+        );
+    }
+}
+
+#[test]
+fn masking_before_the_softmax_equals_the_reference_s_masking_after_it() {
+    for (backend, device) in devices() {
+        let (batch, query, heads, head_dim, window) = (2, 5, 2, 4, 30);
+        let width = heads * head_dim;
+        let soft = SoftSpanMask::new(window, 6).unwrap();
+        let z = [0.1f32, 0.5];
+        let fractions = Tensor::<1>::from_floats(z, &device);
+        let q = normal::<3>("q", [batch, query, width], &device);
+        let k = normal::<3>("k", [batch, window + query, width], &device);
+        let v = normal::<3>("v", [batch, window + query, width], &device);
+        let found = banded_attention(BandedAttention {
+            query: q.clone(),
+            key: k.clone(),
+            value: v.clone(),
+            heads,
+            window,
+            nearest: Nearest::Previous,
+            relative: None,
+            span: Some(SpanWindow {
+                mask: SpanMask::PerHead(soft.mask(fractions.clone(), window)),
+                keep: z.map(|z| soft.size(z)).to_vec(),
+                epsilon: 1e-8,
+            }),
+            persistent: None,
+            scale: 0.5,
+            dropout: Dropout::off(),
+        })
+        .unwrap();
+        // Softmax over every column, then the mask, then the sum again: one query and head at a time.
+        let mut expected = vec![];
+        for b in 0..batch {
+            for m in 0..query {
+                for h in 0..heads {
+                    let part = |x: &Tensor<3>, from: usize, rows: usize| {
+                        x.clone()
+                            .slice(s![
+                                b..b + 1,
+                                from..from + rows,
+                                h * head_dim..(h + 1) * head_dim
+                            ])
+                            .reshape([rows, head_dim])
+                    };
+                    let scores = part(&q, m, 1).matmul(part(&k, m, window).transpose()) * 0.5;
+                    let weights = softmax(scores, 1).reshape([1, 1, window]);
+                    let one = fractions.clone().slice(s![h..h + 1]);
+                    let weights = soft.apply(weights, one, 1e-8).unwrap();
+                    expected.push(weights.reshape([1, window]).matmul(part(&v, m, window)));
+                }
+            }
+        }
+        let expected = Tensor::cat(expected, 0).reshape([batch, query, width]);
+        assert_close(backend, found, expected, 2e-6, 2e-5);
     }
 }
 

@@ -278,9 +278,13 @@ impl Made {
 }
 
 /// Steele, Lea and Flood's 64-bit generator, enough for drawing letters.
-struct SplitMix(u64);
+pub(crate) struct SplitMix(u64);
 
 impl SplitMix {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -290,7 +294,7 @@ impl SplitMix {
     }
 
     /// Uniform in `0..below`, up to a bias of at most `below / 2^64`.
-    fn below(&mut self, below: usize) -> usize {
+    pub(crate) fn below(&mut self, below: usize) -> usize {
         ((u128::from(self.next()) * below as u128) >> 64) as usize
     }
 }

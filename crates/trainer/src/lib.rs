@@ -81,6 +81,7 @@ mod runner;
 mod scalars;
 mod schedule;
 mod state;
+pub mod task_metrics;
 
 pub use ability::{Generate, Predict, Sample, Sampling, sample_token};
 pub use architecture::{Architecture, Bench, BenchOptions, Conversion, Replay};

@@ -54,11 +54,12 @@ mod tests {
             metric: "bpb".to_owned(),
             value: 4.55,
         };
-        let table = results(Split::Test, &metrics, &expected, &[reference.clone()]);
+        let references = [reference];
+        let table = results(Split::Test, &metrics, &expected, &references);
         assert_eq!(table.rows[0], ["test bpb", "2.9000", "3.0000"]);
         assert_eq!(table.rows[1], ["  order-0 entropy", "4.5500", ""]);
         assert_eq!(table.rows[2], ["test loss", "2.0000", ""]);
-        let valid = results(Split::Valid, &metrics, &expected, &[reference]);
+        let valid = results(Split::Valid, &metrics, &expected, &references);
         assert_eq!(valid.columns.len(), 2);
         assert_eq!(valid.rows.len(), 2);
     }

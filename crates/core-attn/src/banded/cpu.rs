@@ -281,7 +281,7 @@ impl<'a> Head<'a> {
             }
             if masked {
                 for (b, m) in band.iter_mut().zip(mask) {
-                    *b = if *m > 0.0 { *b } else { f32::NEG_INFINITY };
+                    *b = if *m <= 0.0 { f32::NEG_INFINITY } else { *b };
                 }
             }
             let extra = &mut self.extra[r * n..][..n];
@@ -289,7 +289,10 @@ impl<'a> Head<'a> {
             let top_extra = simd::max(extra);
             let top = if top_extra > top { top_extra } else { top };
             if top == f32::NEG_INFINITY {
-                // Nothing visible: the row attends to nothing and gives zero.
+                // Nothing visible: the row attends to nothing and gives zero. A row of NaN must not pass for that.
+                if band.iter().chain(&*extra).any(|s| s.is_nan()) {
+                    *inverse = f32::NAN;
+                }
                 band.fill(0.0);
                 extra.fill(0.0);
                 continue;

@@ -46,7 +46,9 @@ pub struct SpanWindow {
     /// For each head the number of columns, counted from the nearest, outside of which its mask is 0. Work is done for
     /// these columns only.
     pub keep: Vec<usize>,
-    /// Added to the sum that the masked weights are divided by, as a share of the unmasked sum (1e−8 in the reference).
+    /// Added to the sum that the masked weights are divided by, as a share of the unmasked sum over the columns that take part
+    /// (1e−8 in the reference, where columns with a mask of 0 count as well: a row whose scores lie more than 14 nats higher
+    /// out there sums to less than 1, here it does not).
     pub epsilon: f64,
 }
 
@@ -98,7 +100,7 @@ pub struct BandedAttention {
 pub fn banded_attention(input: BandedAttention) -> Result<Tensor<3>> {
     let plan = Plan::new(&input)?;
     #[cfg(any(feature = "flex", feature = "ndarray"))]
-    if crate::cpu::has_kernels(&input.query) && !plan.per_query {
+    if crate::cpu::all_have_kernels(&[&input.query, &input.key, &input.value]) && !plan.per_query {
         return Ok(crate::kernels::banded(input, plan));
     }
     Ok(naive::compose(input, &plan))
@@ -147,7 +149,7 @@ impl Plan {
             ));
         }
         let past = usize::from(input.nearest == Nearest::Previous);
-        if window == 0 || keys + 1 < queries + window + past {
+        if window == 0 || window > keys || keys + 1 < queries + window + past {
             return Err(value(
                 OP,
                 "window",

@@ -50,16 +50,12 @@ impl Raw for burn::backend::NdArray {
 
 /// True where this crate's slice kernels run: `f32` tensors on flex or ndarray, with or without autodiff.
 pub(crate) fn has_kernels<const D: usize>(tensor: &Tensor<D>) -> bool {
-    let device = tensor.device().without_autodiff();
-    let cpu = match device.as_dispatch() {
-        #[cfg(feature = "flex")]
-        burn::backend::DispatchDevice::Flex(_) => true,
-        #[cfg(feature = "ndarray")]
-        burn::backend::DispatchDevice::NdArray(_) => true,
-        #[allow(unreachable_patterns)]
-        _ => false,
-    };
-    cpu && tensor.dtype() == burn::tensor::DType::F32
+    crate::is_host(&tensor.device()) && tensor.dtype() == burn::tensor::DType::F32
+}
+
+/// [`has_kernels`] for every operand.
+pub(crate) fn all_have_kernels<const D: usize>(tensors: &[&Tensor<D>]) -> bool {
+    tensors.iter().all(|t| has_kernels(t))
 }
 
 /// A pointer into an output that several tasks fill at disjoint places.

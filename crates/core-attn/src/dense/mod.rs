@@ -47,7 +47,7 @@ pub fn attention(input: Attention) -> Result<Tensor<3>> {
     let plan = Plan::new(&input)?;
     let input = clear_padding(input);
     #[cfg(any(feature = "flex", feature = "ndarray"))]
-    if crate::cpu::has_kernels(&input.query) {
+    if crate::cpu::all_have_kernels(&[&input.query, &input.key, &input.value]) {
         return Ok(crate::kernels::dense(input, plan));
     }
     Ok(naive::compose(input, &plan))

@@ -1,6 +1,7 @@
 //! The section `training.optimizer` of a recipe.
 
 use super::Rule;
+use super::adafactor::Adafactor;
 use super::adagrad::Adagrad;
 use super::adagrad_grad_clip::AdagradGradClip;
 use super::adam::Adam;
@@ -109,6 +110,35 @@ pub enum OptimizerConfig {
         #[serde(default)]
         groups: Vec<Group>,
     },
+    /// Adafactor without a first moment: matrices keep row and column means of the squares, steps are relative to the size
+    /// of the parameter. Its usual schedule is `inverse-sqrt` with as long a warm-up as the rate stays flat, from `lr`.
+    Adafactor {
+        /// The base rate, which the schedule moves; relative to the size of a parameter.
+        lr: f64,
+        /// The second moment decays by `1 − count^−decay_power`.
+        #[serde(default = "adafactor_power")]
+        decay_power: f64,
+        /// Root mean square that a direction is shortened to.
+        #[serde(default = "one")]
+        clip: f64,
+        /// Added to squares; the least size of a parameter.
+        #[serde(default = "adafactor_eps")]
+        eps: [f64; 2],
+        /// Added to the gradient, times the parameter.
+        #[serde(default)]
+        weight_decay: f64,
+        /// Exceptions for some parameters.
+        #[serde(default)]
+        groups: Vec<Group>,
+    },
+}
+
+fn adafactor_power() -> f64 {
+    0.8
+}
+
+fn adafactor_eps() -> [f64; 2] {
+    [1e-30, 1e-3]
 }
 
 fn betas() -> [f64; 2] {
@@ -158,7 +188,8 @@ impl OptimizerConfig {
             | Self::Adam { lr, .. }
             | Self::AdamW { lr, .. }
             | Self::Adagrad { lr, .. }
-            | Self::AdagradGradClip { lr, .. } => *lr,
+            | Self::AdagradGradClip { lr, .. }
+            | Self::Adafactor { lr, .. } => *lr,
         }
     }
 
@@ -169,7 +200,8 @@ impl OptimizerConfig {
             | Self::Adam { groups, .. }
             | Self::AdamW { groups, .. }
             | Self::Adagrad { groups, .. }
-            | Self::AdagradGradClip { groups, .. } => groups,
+            | Self::AdagradGradClip { groups, .. }
+            | Self::Adafactor { groups, .. } => groups,
         }
     }
 
@@ -181,6 +213,7 @@ impl OptimizerConfig {
             Self::AdamW { .. } => "adamw",
             Self::Adagrad { .. } => "adagrad",
             Self::AdagradGradClip { .. } => "adagrad-grad-clip",
+            Self::Adafactor { .. } => "adafactor",
         }
     }
 
@@ -228,6 +261,21 @@ impl OptimizerConfig {
                 ("initial_accumulator", *initial_accumulator),
                 ("eps", *eps),
             ]),
+            Self::Adafactor {
+                decay_power,
+                clip,
+                eps,
+                ..
+            } => {
+                numbers.extend([
+                    ("decay_power", *decay_power),
+                    ("eps", eps[0]),
+                    ("eps", eps[1]),
+                ]);
+                if !(*clip > 0.0 && clip.is_finite()) {
+                    return Err(Error::value(format!("{at}.clip"), clip, "a number above 0"));
+                }
+            }
             Self::AdagradGradClip { grad_clip, eps, .. } => {
                 numbers.push(("eps", *eps));
                 if let Some(clip) = grad_clip
@@ -271,13 +319,24 @@ impl OptimizerConfig {
             Self::Sgd { weight_decay, .. }
             | Self::Adam { weight_decay, .. }
             | Self::AdamW { weight_decay, .. }
-            | Self::Adagrad { weight_decay, .. } => *weight_decay,
+            | Self::Adagrad { weight_decay, .. }
+            | Self::Adafactor { weight_decay, .. } => *weight_decay,
             Self::AdagradGradClip { .. } => 0.0,
         }
     }
 
     pub(crate) fn rule(&self) -> Box<dyn Rule> {
         match *self {
+            Self::Adafactor {
+                decay_power,
+                clip,
+                eps,
+                ..
+            } => Box::new(Adafactor {
+                decay_power,
+                clip,
+                eps,
+            }),
             Self::Sgd {
                 momentum,
                 dampening,

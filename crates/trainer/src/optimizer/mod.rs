@@ -1,5 +1,6 @@
 //! Optimisers with torch's formulas and defaults, whose state is a plain table: module path and slot name to a row of numbers.
 
+mod adafactor;
 mod adagrad;
 mod adagrad_grad_clip;
 mod adam;
@@ -45,6 +46,23 @@ pub(crate) trait Rule: Send + Sync {
         gradient: Tensor<1>,
         slots: &mut Slots,
     ) -> Tensor<1>;
+
+    /// [`update`](Self::update) for a rule to which the shape of the parameter matters.
+    fn update_shaped(
+        &self,
+        hyper: Hyper,
+        _shape: &[usize],
+        param: Tensor<1>,
+        gradient: Tensor<1>,
+        slots: &mut Slots,
+    ) -> Tensor<1> {
+        self.update(hyper, param, gradient, slots)
+    }
+
+    /// Whether a slot of `found` elements may belong to a parameter of `elements`.
+    fn fits(&self, _slot: &str, found: usize, elements: usize) -> bool {
+        found == elements
+    }
 }
 
 struct State {
@@ -136,7 +154,9 @@ impl Optimizer {
                 param.map(|old| {
                     let (leaf, shape) = (Leaf::of(&old), old.shape());
                     let row = flat(old.inner());
-                    let new = self.optimizer.update(&path, self.lr, row, gradient);
+                    let new =
+                        self.optimizer
+                            .update(&path, self.lr, shape.as_slice(), row, gradient);
                     leaf.wrap(new.reshape(shape))
                 })
             }
@@ -165,7 +185,14 @@ impl Optimizer {
         (model, result)
     }
 
-    fn update(&mut self, path: &str, lr: f64, param: Tensor<1>, gradient: Tensor<1>) -> Tensor<1> {
+    fn update(
+        &mut self,
+        path: &str,
+        lr: f64,
+        shape: &[usize],
+        param: Tensor<1>,
+        gradient: Tensor<1>,
+    ) -> Tensor<1> {
         let group = self.groups.iter().rev().find(|g| g.regex.is_match(path));
         let state = self.states.entry(path.to_owned()).or_insert_with(|| State {
             count: 0,
@@ -179,7 +206,8 @@ impl Optimizer {
                 .unwrap_or(self.weight_decay),
             count: state.count,
         };
-        self.rule.update(hyper, param, gradient, &mut state.slots)
+        self.rule
+            .update_shaped(hyper, shape, param, gradient, &mut state.slots)
     }
 
     pub fn counts(&self) -> Counts {
@@ -232,7 +260,7 @@ impl Optimizer {
             let Some((slot, state, place)) = parts else {
                 return Err(misfit(format!("{name} is no slot of this optimiser")));
             };
-            if data.num_elements() != place.elements {
+            if !self.rule.fits(slot, data.num_elements(), place.elements) {
                 return Err(misfit(format!(
                     "{name} has {} elements, expected {}",
                     data.num_elements(),

@@ -1,0 +1,134 @@
+//! From a recipe to the experiment it describes.
+
+use crate::config::BertConfig;
+use crate::finetuning::FineTuning;
+use crate::pretraining::PreTraining;
+use crate::recipe::{BertData, EvaluationConfig, TrainingConfig, model_section};
+use crate::tokenizer::BertTokenizer;
+use crate::weights::{BertClass, Checkpoint, LoadReport, load};
+use burn::prelude::*;
+use core_attn::random::Key;
+use serde_json::json;
+use std::path::Path;
+use trainer::{Error, Experiment, Recipe, Result};
+
+/// The sections of a recipe, before its data is read.
+pub(crate) struct Common {
+    pub config: BertConfig,
+    /// Whether the recipe says how many token ids there are.
+    pub vocab_given: bool,
+    pub data: BertData,
+    pub training: TrainingConfig,
+    pub evaluation: EvaluationConfig,
+}
+
+/// Reads a recipe: a corpus alone is pre-trained on, anything else is a task to be fine-tuned for.
+///
+/// # Errors
+/// Anything in the recipe or the data that cannot be; the message names the place.
+pub(crate) fn open(recipe: &Recipe, device: &Device) -> Result<Box<dyn Experiment>> {
+    let (config, vocab_given) = model_section(recipe)?;
+    let evaluation: EvaluationConfig = recipe.section("evaluation")?;
+    evaluation.validate()?;
+    let common = Common {
+        config,
+        vocab_given,
+        data: recipe.section("data")?,
+        training: recipe.section("training")?,
+        evaluation,
+    };
+    let text_alone = common.data.parts.is_none() && common.data.glue.is_none();
+    Ok(match text_alone && common.data.corpus.is_some() {
+        true => Box::new(PreTraining::open(recipe, common, device)?),
+        false => Box::new(FineTuning::open(recipe, common, device)?),
+    })
+}
+
+/// The model at the start: fresh, or from the folder that `training.from` names, whose configuration then counts instead
+/// of the recipe's, except for the classes.
+pub(crate) fn start<M: BertClass>(
+    recipe: &Recipe,
+    mut config: BertConfig,
+    vocab_given: bool,
+    data: &BertData,
+    training: &TrainingConfig,
+    tokenizer: &BertTokenizer,
+    device: &Device,
+) -> Result<(M, LoadReport)> {
+    let device = device.clone().autodiff();
+    let key = Key::new(recipe.seed).site("init");
+    let ids = tokenizer.vocab_size();
+    let fits = |config: &BertConfig, place: &str| {
+        if config.vocab_size < ids {
+            let expected = format!("at least the tokenizer's {ids} entries");
+            return Err(Error::value(
+                format!("{place}.vocab_size"),
+                config.vocab_size,
+                expected,
+            ));
+        }
+        if config.max_position_embeddings < data.max_length {
+            return Err(Error::value(
+                "data.max_length",
+                data.max_length,
+                format!(
+                    "at most {place}.max_position_embeddings = {}",
+                    config.max_position_embeddings
+                ),
+            ));
+        }
+        Ok(())
+    };
+    if let Some(from) = &training.from {
+        let dir = recipe.path(from);
+        let mut checkpoint = Checkpoint::open(&dir).map_err(Error::other)?;
+        fits(&checkpoint.config, "the model's config")?;
+        checkpoint.config.num_labels = config.num_labels;
+        checkpoint.config.id2label = config.id2label;
+        checkpoint.config.label2id = config.label2id;
+        checkpoint.config.problem_type = config.problem_type;
+        return load(checkpoint, key, &device).map_err(Error::other);
+    }
+    if !vocab_given {
+        config.vocab_size = ids;
+        config.pad_token_id = Some(tokenizer.special().pad as usize);
+    }
+    fits(&config, "model")?;
+    let model = M::create(&config, key, &device).map_err(Error::other)?;
+    Ok((model, LoadReport::default()))
+}
+
+/// Writes the tokenizer beside the weights, as Python's transformers reads it.
+pub(crate) fn save_tokenizer(tokenizer: &BertTokenizer, dir: &Path, length: usize) -> Result<()> {
+    tokenizer.save(dir).map_err(Error::other)?;
+    let special = tokenizer.special();
+    let name = |id: u32| tokenizer.token(id).unwrap_or_default();
+    let config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": length,
+        "pad_token": name(special.pad), "unk_token": name(special.unknown),
+        "cls_token": name(special.class), "sep_token": name(special.separator),
+        "mask_token": name(special.mask),
+    });
+    let text = serde_json::to_string_pretty(&config).map_err(Error::other)? + "\n";
+    let file = dir.join(crate::tokenizer::TOKENIZER_CONFIG_FILE);
+    pretrained::write_atomic(&file, text.as_bytes())?;
+    Ok(())
+}
+
+/// What is said about a model before a run.
+pub(crate) fn report_lines(config: &BertConfig, report: &LoadReport) -> Vec<(String, String)> {
+    let mut all = vec![(
+        "model".to_owned(),
+        format!(
+            "{} layers of {} heads, hidden size {}",
+            config.num_hidden_layers, config.num_attention_heads, config.hidden_size
+        ),
+    )];
+    for (what, names) in [("new", &report.new), ("unused", &report.unused)] {
+        if !names.is_empty() {
+            all.push((format!("{what} tensors"), names.join(", ")));
+        }
+    }
+    all
+}

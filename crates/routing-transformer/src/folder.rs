@@ -1,0 +1,240 @@
+//! Model folders and published checkpoints, as the tools use them.
+
+use crate::config::RoutingTransformerConfig;
+use crate::generate::TextGenerator;
+use crate::layers::Mode;
+use crate::lm::{RoutingTransformerLM, cross_entropy};
+use crate::paper::PaperTransformer;
+use burn::module::Module;
+use burn::prelude::*;
+use datasets::Vocabulary;
+use pretrained::NamedTensors;
+use serde_json::Value;
+use std::path::Path;
+use trainer::{Conversion, Error, Generate, Pretrained, Result};
+
+/// The file beside the weights that says which id is which token.
+pub const VOCAB_FILE: &str = "vocab.json";
+
+/// A trained model with the vocabulary it was trained on, where there is one.
+pub struct Folder {
+    model: RoutingTransformerLM,
+    vocabulary: Option<Vocabulary>,
+    generator: Option<TextGenerator>,
+    device: Device,
+}
+
+impl Folder {
+    /// Opens a model folder.
+    ///
+    /// # Errors
+    /// Files that are missing or do not fit.
+    pub fn open(dir: &Path, device: &Device) -> Result<Self> {
+        let model = RoutingTransformerLM::from_pretrained(dir, device).map_err(Error::other)?;
+        let file = dir.join(VOCAB_FILE);
+        let vocabulary = file.exists().then(|| vocabulary(&file, &model));
+        Ok(Self::new(model, vocabulary.transpose()?, device))
+    }
+
+    fn new(model: RoutingTransformerLM, vocabulary: Option<Vocabulary>, device: &Device) -> Self {
+        Self {
+            model,
+            vocabulary,
+            generator: None,
+            device: device.clone(),
+        }
+    }
+
+    /// Reads a checkpoint under its upstream names: the package's torch file, or the released weights exported to
+    /// safetensors. The configuration must be given.
+    ///
+    /// # Errors
+    /// Files that are missing or do not fit, and TensorFlow's own checkpoint files.
+    pub fn convert(from: &Conversion, device: &Device) -> Result<Self> {
+        let name = from.checkpoint.file_name().unwrap_or_default();
+        let name = name.to_string_lossy();
+        if name.ends_with(".index") || name.ends_with(".meta") || name.contains(".data-0") {
+            return Err(Error::Unsupported {
+                what: format!("a TensorFlow checkpoint bundle ({name})"),
+                remedy: "export its variables to safetensors with the Python snippet on the page of this architecture, then convert that file".to_owned(),
+            });
+        }
+        let Some(file) = &from.config else {
+            return Err(Error::value(
+                "--config",
+                "absent",
+                "a JSON file with the model's keys: the tensors do not tell windows, flavor and norms",
+            ));
+        };
+        let given: Value = pretrained::read_json(file)?;
+        // A recipe holds the configuration in its section `model`.
+        let given = match given.get("model") {
+            Some(model @ Value::Object(_)) => model.clone(),
+            _ => given,
+        };
+        let config = RoutingTransformerConfig::from_value(given, file, "").map_err(Error::other)?;
+        let mut tensors = pretrained::read_tensors(&from.checkpoint)?;
+        tensors.retain(|name, _| !from.ignore.iter().any(|rule| matches(rule, name)));
+        let model = RoutingTransformerLM::from_tensors(&config, tensors, &from.checkpoint, device)
+            .map_err(Error::other)?;
+        let vocabulary = from.vocab.as_ref().map(|file| vocabulary(file, &model));
+        Ok(Self::new(model, vocabulary.transpose()?, device))
+    }
+}
+
+fn vocabulary(file: &Path, model: &RoutingTransformerLM) -> Result<Vocabulary> {
+    let vocabulary = Vocabulary::from_file(file).map_err(Error::other)?;
+    let ids = model.config().vocab().unwrap_or(0);
+    if vocabulary.len() >= ids {
+        let found = format!("{} tokens", vocabulary.len());
+        let expected = format!("fewer than the model's {ids} ids, of which 0 is padding");
+        return Err(Error::value(file.display().to_string(), found, expected));
+    }
+    Ok(vocabulary)
+}
+
+fn matches(rule: &str, name: &str) -> bool {
+    match rule.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => rule == name,
+    }
+}
+
+/// Whether a folder with this configuration and these tensors is one of this architecture.
+pub(crate) fn claims(config: &Value, tensors: &[String]) -> bool {
+    let any = |part: &str| tensors.iter().any(|n| n.replace('.', "/").contains(part));
+    config.get("model_type").and_then(Value::as_str) == Some("routing-transformer")
+        || any("decoder_layer_0/self_attention/self_attention/attention_nd")
+        || any("routing_transformer/layers/layers/0")
+        || any("routing_transformer/fn/layers/layers/0")
+}
+
+impl Pretrained for Folder {
+    /// Input `targets` (the authors' flavor) or `tokens` (the package's) `[batch, length]`, ids of the model; for the package's
+    /// flavor optionally `mask` `[batch, length]`, not 0 where there is a token.
+    ///
+    /// Outputs: `logits` `[batch, length, vocab]`, `ce_loss` `[1]` (the authors' flavor, which foretells its input),
+    /// `extra_loss` `[1]`, and for every routed layer `assignment.LAYER` `[batch, heads, length]`, the nearest centroid of
+    /// each position.
+    fn forward(&mut self, inputs: NamedTensors) -> Result<NamedTensors> {
+        let paper = matches!(self.model, RoutingTransformerLM::Paper(_));
+        let (name, known): (&str, &[&str]) = match paper {
+            true => ("targets", &["targets"]),
+            false => ("tokens", &["tokens", "mask"]),
+        };
+        for given in inputs.keys() {
+            if !known.contains(&given.as_str()) {
+                let expected = format!("one of: {}", known.join(", "));
+                return Err(Error::value(
+                    format!("input `{given}`"),
+                    "unknown",
+                    expected,
+                ));
+            }
+        }
+        let rows = |name: &str, data: &burn::tensor::TensorData| match data.shape()[..] {
+            [batch, length] if batch * length > 0 => Ok([batch, length]),
+            _ => Err(Error::value(
+                format!("input `{name}`"),
+                format!("of shape {:?}", data.shape()),
+                "[batch, length] with at least one token",
+            )),
+        };
+        let data = inputs.get(name).ok_or_else(|| {
+            Error::value(
+                format!("input `{name}`"),
+                "absent",
+                "token ids [batch, length]",
+            )
+        })?;
+        let shape = rows(name, data)?;
+        let vocab = self.model.config().vocab().unwrap_or(0) as i64;
+        let ids: Vec<i64> = data.iter::<i64>().collect();
+        if let Some(bad) = ids.iter().find(|id| !(0..vocab).contains(*id)) {
+            let expected = format!("ids in 0..{vocab}");
+            let found = format!("an id of {bad}");
+            return Err(Error::value(format!("input `{name}`"), found, expected));
+        }
+        let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &self.device);
+        let mut out = NamedTensors::new();
+        let mode = Mode::evaluation();
+        let output = match &self.model {
+            RoutingTransformerLM::Paper(model) => {
+                let read = match model.config().causal {
+                    true => PaperTransformer::shifted(ids.clone()),
+                    false => ids.clone(),
+                };
+                let output = model.forward(read, mode).map_err(Error::other)?;
+                let (ce, _) = cross_entropy(output.logits.clone(), ids).map_err(Error::other)?;
+                out.insert("ce_loss".into(), ce.into_data());
+                output
+            }
+            RoutingTransformerLM::Lucidrains(model) => {
+                let mask = match inputs.get("mask") {
+                    Some(mask) => {
+                        let shape = rows("mask", mask)?;
+                        let marks: Vec<bool> = mask.iter::<f32>().map(|m| m != 0.0).collect();
+                        Some(Tensor::from_data(
+                            TensorData::new(marks, shape),
+                            &self.device,
+                        ))
+                    }
+                    None => None,
+                };
+                model.forward(ids, mask, mode).map_err(Error::other)?
+            }
+        };
+        for record in &output.routed {
+            let [batch, heads, _, _] = record.similarity[0].dims();
+            let nearest: Vec<i64> = record.stats.nearest.iter().map(|z| i64::from(*z)).collect();
+            let length = nearest.len() / (batch * heads).max(1);
+            let nearest = TensorData::new(nearest, [batch, heads, length]);
+            out.insert(format!("assignment.{}", record.layer), nearest);
+        }
+        out.insert("logits".into(), output.logits.into_data());
+        out.insert("extra_loss".into(), output.clustering_loss.into_data());
+        Ok(out)
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        self.model.save_pretrained(dir).map_err(Error::other)?;
+        if let Some(vocabulary) = &self.vocabulary {
+            pretrained::write_atomic(&dir.join(VOCAB_FILE), vocabulary.to_json().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> Vec<(String, String)> {
+        let config = self.model.config();
+        let vocabulary = match &self.vocabulary {
+            Some(v) => format!("{} tokens", v.len()),
+            None => "none beside the weights: ids in, ids out".to_owned(),
+        };
+        [
+            ("architecture", "routing-transformer".to_owned()),
+            ("parameters", self.model.num_params().to_string()),
+            ("model", config.summary()),
+            ("vocabulary", vocabulary),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
+    fn generator(&mut self) -> Option<&mut dyn Generate> {
+        let config = self.model.config();
+        let vocabulary = self.vocabulary.clone().filter(|_| config.causal())?;
+        // The authors' model does not say how long its texts are; clusters times members usually is it.
+        let window = match &config {
+            RoutingTransformerConfig::Lucidrains(c) => c.max_seq_len / c.pad_to() * c.pad_to(),
+            RoutingTransformerConfig::Paper(c) => {
+                let routed = c.sparsity_cluster_size * c.sparsity_cluster_attention_window;
+                let local = c.num_decoder_layers * (c.block() + c.blocks_back() * c.block());
+                if c.routes() { routed } else { local }
+            }
+        };
+        let model = self.model.clone();
+        let generator = TextGenerator::new(model, vocabulary, window, self.device.clone());
+        Some(self.generator.insert(generator))
+    }
+}

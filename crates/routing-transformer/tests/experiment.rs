@@ -1,0 +1,302 @@
+//! The run: exact resume with centroids, evaluation that moves nothing, errors of recipes, generation, both kinds of task.
+#![cfg(feature = "train")]
+
+use burn::prelude::*;
+use pretrained::NamedTensors;
+use routing_transformer::{ARCHITECTURE, Folder, RoutingExperiment};
+use serde_json::{Value, json};
+use std::path::Path;
+use trainer::{
+    CheckpointReader, CheckpointWriter, Context, Conversion, Experiment, Pretrained, Recipe,
+    Sampling, Split, Step,
+};
+
+fn package() -> Value {
+    json!({
+        "flavor": "lucidrains", "dim": 16, "depth": 2, "max_seq_len": 24, "heads": 2, "dim_head": 8,
+        "n_local_attn_heads": [2, 1], "local_attn_window_size": 6, "window_size": 6, "causal": true,
+        "kmeans_ema_decay": 0.9, "ff_dropout": 0.1
+    })
+}
+
+fn paper() -> Value {
+    json!({
+        "hidden_size": 16, "num_decoder_layers": 2, "filter_size": 16, "local_num_heads": 1,
+        "sparsity_cluster_num_heads": 1, "sparsity_cluster_size": 4, "sparsity_cluster_attention_window": 6,
+        "query_shape": [6], "memory_flange": [6], "max_relative_position": 8, "target_dropout": 0.1
+    })
+}
+
+fn recipe(model: Value, training: Value) -> Recipe {
+    let mut all = json!({ "steps": 8, "batch_size": 2, "block_size": 24 });
+    for (key, value) in training.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    let value = json!({
+        "architecture": "routing-transformer",
+        "seed": 3,
+        "model": model,
+        "data": { "make": { "task": "copy", "span": 6, "bytes": 2000 } },
+        "training": all,
+        "evaluation": { "batch_size": 1, "prompt": "a", "sample": { "length": 5 } }
+    });
+    Recipe::from_value(value, Path::new("test.json"), &[]).unwrap()
+}
+
+fn open(recipe: &Recipe) -> RoutingExperiment {
+    RoutingExperiment::open(recipe, &Device::flex()).unwrap()
+}
+
+fn train(experiment: &mut RoutingExperiment, steps: std::ops::Range<u64>) {
+    let mut cx = Context::detached();
+    for step in steps {
+        experiment
+            .train_step(Step::new(3, 0, step, step), &mut cx)
+            .unwrap();
+    }
+}
+
+fn weights(experiment: &RoutingExperiment) -> NamedTensors {
+    experiment.model().weights()
+}
+
+fn cases() -> Vec<Recipe> {
+    let adam = json!({ "name": "adam", "lr": 0.01 });
+    vec![
+        recipe(
+            package(),
+            json!({ "optimizer": adam, "clip": 0.5, "random_truncation": true }),
+        ),
+        recipe(paper(), json!({ "batch_split": 2 })),
+    ]
+}
+
+#[test]
+fn a_resumed_run_equals_one_that_was_not_interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, recipe) in cases().iter().enumerate() {
+        let mut whole = open(recipe);
+        let start = weights(&whole);
+        train(&mut whole, 0..8);
+        let mut first = open(recipe);
+        train(&mut first, 0..4);
+        let folder = dir.path().join(i.to_string());
+        CheckpointWriter::write(&folder, |to| first.save(to)).unwrap();
+        let mut second = open(recipe);
+        second
+            .restore(&CheckpointReader::open(&folder).unwrap())
+            .unwrap();
+        assert_eq!(weights(&second), weights(&first));
+        train(&mut second, 4..8);
+        assert_eq!(weights(&second), weights(&whole));
+        let figures = |e: &RoutingExperiment| format!("{:?}", e.figures());
+        assert_eq!(figures(&second), figures(&whole));
+        let centroids = weights(&whole)
+            .into_iter()
+            .filter(|(name, _)| name.ends_with("means"));
+        let moved: Vec<_> = centroids
+            .filter(|(name, data)| start[name] != *data)
+            .collect();
+        assert!(!moved.is_empty(), "no centroid moved");
+    }
+}
+
+#[test]
+fn evaluation_moves_nothing_and_gives_its_figures() {
+    for recipe in cases() {
+        let mut experiment = open(&recipe);
+        train(&mut experiment, 0..2);
+        let before = weights(&experiment);
+        let mut cx = Context::detached();
+        let metrics = experiment.evaluate(Split::Test, &mut cx).unwrap();
+        for name in [
+            "bits_per_byte",
+            "bits_per_byte_strict",
+            "occupancy_entropy",
+            "uncovered",
+        ] {
+            let value = metrics.get(name).unwrap_or(f64::NAN);
+            assert!((0.0..10.0).contains(&value), "{name} is {value}");
+        }
+        assert_eq!(weights(&experiment), before);
+        assert_eq!(experiment.figures().len(), 2);
+        assert_eq!(experiment.samples(&mut cx).unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn frozen_centroids_stay() {
+    let mut experiment = open(&recipe(paper(), json!({ "freeze_centroids": true })));
+    let before = weights(&experiment);
+    train(&mut experiment, 0..3);
+    for (name, data) in weights(&experiment) {
+        let centroid = name.ends_with("means") || name.ends_with("ema_count");
+        let unused = name.ends_with("final_dense_1/kernel");
+        assert_eq!(before[&name] == data, centroid || unused, "{name}");
+    }
+}
+
+#[test]
+fn bidirectional_models_learn_hidden_tokens() {
+    let mut model = paper();
+    model["causal"] = false.into();
+    model["share_qk"] = false.into();
+    let adam = json!({ "name": "adam", "lr": 0.01 });
+    let recipe = recipe(model, json!({ "optimizer": adam, "steps": 40 }));
+    let mut experiment = open(&recipe);
+    let mut cx = Context::detached();
+    let mut loss = |e: &mut RoutingExperiment| {
+        let metrics = e.evaluate(Split::Valid, &mut cx).unwrap();
+        metrics.get("masked_loss").unwrap()
+    };
+    let before = loss(&mut experiment);
+    train(&mut experiment, 0..40);
+    let after = loss(&mut experiment);
+    assert!(after < before - 0.1, "{before} to {after}");
+    assert!(experiment.generator().is_none());
+}
+
+#[test]
+fn folders_generate_and_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, recipe) in cases().iter().enumerate() {
+        let mut experiment = open(recipe);
+        train(&mut experiment, 0..2);
+        let folder = dir.path().join(i.to_string());
+        experiment.export(&folder).unwrap();
+        let mut model = Folder::open(&folder, &Device::flex()).unwrap();
+        let options = Sampling {
+            length: 30,
+            seed: 4,
+            ..Sampling::default()
+        };
+        let mut shown = String::new();
+        let generator = model.generator().unwrap();
+        // Longer than the model's window.
+        let text = generator
+            .generate("abcabc|", &options, &mut |piece| shown.push_str(piece))
+            .unwrap();
+        assert_eq!(text, shown);
+        assert_eq!(text.len(), 30);
+        let again = generator
+            .generate("abcabc|", &options, &mut |_| {})
+            .unwrap();
+        assert_eq!(text, again);
+        let input = if i == 0 { "tokens" } else { "targets" };
+        let ids = TensorData::new(vec![1i64, 2, 3, 1, 2, 3, 1], [1, 7]);
+        let out = model.forward([(input.to_owned(), ids)].into()).unwrap();
+        assert_eq!(out["logits"].shape()[..2], [1, 7]);
+        assert!(out.keys().any(|name| name.starts_with("assignment.")));
+        let bad = TensorData::new(vec![99i64], [1, 1]);
+        assert!(model.forward([(input.to_owned(), bad)].into()).is_err());
+        assert!(
+            model
+                .forward([("text".to_owned(), TensorData::new(vec![1i64], [1, 1]))].into())
+                .is_err()
+        );
+        let mut cx = Context::detached();
+        let before = experiment.evaluate(Split::Valid, &mut cx).unwrap();
+        let mut other = open(recipe);
+        other.load_model(&folder).unwrap();
+        assert_eq!(other.evaluate(Split::Valid, &mut cx).unwrap(), before);
+        // A converted checkpoint needs its configuration.
+        let from = Conversion {
+            checkpoint: folder.join("model.safetensors"),
+            ..Conversion::default()
+        };
+        let message = Folder::convert(&from, &Device::flex())
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("--config"), "{message}");
+        let config = Some(folder.join("config.json"));
+        assert!(Folder::convert(&Conversion { config, ..from }, &Device::flex()).is_ok());
+    }
+    let bundle = Conversion {
+        checkpoint: dir.path().join("ckpt-3530000.index"),
+        ..Conversion::default()
+    };
+    let message = Folder::convert(&bundle, &Device::flex())
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("safetensors"), "{message}");
+}
+
+#[test]
+fn impossible_recipes_are_told() {
+    let bad = |model: Value, training: Value, part: &str| {
+        let result = RoutingExperiment::open(&recipe(model, training), &Device::flex());
+        let message = result.map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains(part), "{part} is not in {message}");
+    };
+    let set = |mut model: Value, key: &str, value: Value| {
+        model[key] = value;
+        model
+    };
+    bad(
+        set(paper(), "sparsity_cluster_attention_window", 25.into()),
+        json!({}),
+        "sparsity_cluster_attention_window",
+    );
+    bad(
+        set(package(), "window_size", 5.into()),
+        json!({}),
+        "model.max_seq_len",
+    );
+    bad(
+        package(),
+        json!({ "block_size": 48 }),
+        "training.block_size",
+    );
+    bad(
+        set(paper(), "vocab_size", 3.into()),
+        json!({}),
+        "model.vocab_size",
+    );
+    bad(
+        set(paper(), "hiden_size", 3.into()),
+        json!({}),
+        "hidden_size",
+    );
+    bad(paper(), json!({ "batch_split": 3 }), "training.batch_split");
+    bad(
+        paper(),
+        json!({ "masked_share": 1.0 }),
+        "training.masked_share",
+    );
+    bad(paper(), json!({ "step": 1 }), "steps");
+    bad(paper(), json!({ "batch_size": 2000 }), "batch");
+}
+
+#[test]
+fn every_recipe_of_this_architecture_is_valid() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/routing-transformer");
+    let mut names = vec![];
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let recipe = Recipe::load(&path, &[]).unwrap();
+        let model = recipe.model.clone();
+        let config =
+            routing_transformer::RoutingTransformerConfig::from_value(model, &path, "model")
+                .unwrap();
+        config.validate().unwrap();
+        let training: routing_transformer::TrainingConfig = recipe.section("training").unwrap();
+        training.resolved().unwrap();
+        let evaluation: routing_transformer::EvaluationConfig =
+            recipe.section("evaluation").unwrap();
+        evaluation.validate().unwrap();
+        recipe.clock().unwrap();
+        names.push(path.file_stem().unwrap().to_string_lossy().into_owned());
+    }
+    for name in [
+        "quickstart",
+        "small",
+        "paper-enwik8",
+        "paper-pg19",
+        "paper-wikitext-103",
+    ] {
+        assert!(names.iter().any(|n| n == name), "{name} is missing");
+    }
+    assert_eq!(ARCHITECTURE.name, "routing-transformer");
+}
