@@ -2,6 +2,7 @@
 
 use burn_formers_tests::root;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use trainer::{Recipe, RunReader};
@@ -62,6 +63,7 @@ fn every_recipe_loads_and_says_what_it_is_for() {
 fn is_absent_data(error: &trainer::Error) -> bool {
     let text = error.to_string();
     [
+        "put the files of",
         "cargo xtask data fetch",
         "cargo xtask data import",
         "does not exist",
@@ -80,21 +82,31 @@ fn check_schema(schema: &Value, recipe: &Recipe) {
         ("evaluation", &recipe.evaluation),
     ];
     for (name, section) in sections {
-        let reference = schema["properties"][name]["$ref"]
-            .as_str()
-            .expect("a reference");
-        let definition = reference.rsplit('/').next().expect("a name");
-        let known = schema["$defs"][definition]["properties"]
-            .as_object()
-            .expect("properties");
+        let known = keys(schema, &schema["properties"][name]);
         for key in section.as_object().expect("an object").keys() {
             let file = recipe.file.display();
             assert!(
-                known.contains_key(key),
+                known.contains(key),
                 "{file}: {name}.{key} is not in the schema"
             );
         }
     }
+}
+
+/// The keys an object of this definition may have: its own, and those of every form it may take.
+fn keys(schema: &Value, definition: &Value) -> BTreeSet<String> {
+    if let Some(reference) = definition["$ref"].as_str() {
+        let name = reference.rsplit('/').next().expect("a name");
+        return keys(schema, &schema["$defs"][name]);
+    }
+    let own = definition["properties"].as_object().into_iter().flatten();
+    let mut all: BTreeSet<String> = own.map(|(key, _)| key.clone()).collect();
+    for forms in ["oneOf", "anyOf", "allOf"] {
+        for form in definition[forms].as_array().into_iter().flatten() {
+            all.extend(keys(schema, form));
+        }
+    }
+    all
 }
 
 #[test]
