@@ -120,11 +120,12 @@ fn beginning(text: &[u8], word: &[u8]) -> usize {
 
 /// Bytes that can be shown: all but a character at the end of which more bytes may come.
 fn complete(bytes: &[u8]) -> usize {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.len(),
-        Err(e) if e.error_len().is_none() => e.valid_up_to(),
-        Err(_) => bytes.len(),
-    }
+    let unfinished = |n: &usize| {
+        let end = std::str::from_utf8(&bytes[bytes.len() - n..]);
+        end.is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
+    };
+    let cut = (1..=bytes.len().min(3)).find(unfinished).unwrap_or(0);
+    bytes.len() - cut
 }
 
 #[cfg(test)]
@@ -136,6 +137,8 @@ mod tests {
         assert_eq!(complete("abé".as_bytes()), 4);
         assert_eq!(complete(&"abé".as_bytes()[..3]), 2);
         assert_eq!(complete(&[b'a', 0xFF, b'b']), 3);
+        assert_eq!(complete(&[b'a', 0xFF, 0xF0, 0x9F]), 2);
+        assert_eq!(complete(&[]), 0);
         assert_eq!(find(b"one two", b"two"), Some(4));
         assert_eq!(find(b"one two", b""), None);
         assert_eq!(beginning(b"a st", b"stop"), 2);
