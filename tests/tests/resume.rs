@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Kills at random moments.
-const KILLS: u64 = 6;
+const KILLS: u64 = 20;
 /// Longer than any of these runs takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 

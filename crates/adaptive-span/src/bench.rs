@@ -1,9 +1,10 @@
 //! The paper's claims, measured: quality and time per step against a fixed span, flatness in the longest span, the span
 //! penalty, and that trimming changes nothing.
 
-use crate::experiment::{AdaptiveSpanExperiment, tokens};
+use crate::experiment::AdaptiveSpanExperiment;
 use crate::model::Mode;
 use burn::prelude::*;
+use language::tokens;
 use serde_json::json;
 use std::path::Path;
 use std::time::Instant;
@@ -162,9 +163,11 @@ fn against_fixed(plan: &Plan, seed: u64, device: &Device, cx: &mut Context) -> R
             number(fixed.bits, 3),
             number(spans.as_ref().map_or(f64::NAN, |s| s.mean_tokens()), 1),
         ]);
+        let error = trimming_error(&adaptive.experiment, device)?;
         trimming.push(vec![
             span.to_string(),
-            format!("{:.1e}", trimming_error(&adaptive.experiment, device)?),
+            format!("{:.1e}", error.absolute),
+            format!("{:.1e}", error.relative),
         ]);
     }
     let [adaptive, fixed] = curves;
@@ -206,14 +209,27 @@ fn against_fixed(plan: &Plan, seed: u64, device: &Device, cx: &mut Context) -> R
         }),
         Figure::Table(Table {
             title: "Largest difference between log-probabilities with and without trimming".into(),
-            columns: vec!["longest span".into(), "difference (nats)".into()],
+            columns: vec![
+                "longest span".into(),
+                "difference (nats)".into(),
+                "relative to 1 + |value|".into(),
+            ],
             rows: trimming,
         }),
     ])
 }
 
+/// How far log-probabilities `a` and `b` lie apart at most.
+#[derive(Default)]
+struct Apart {
+    /// |a - b|, nats.
+    absolute: f64,
+    /// |a - b| / (1 + |b|).
+    relative: f64,
+}
+
 /// Three blocks with a carried past, trimmed and not.
-fn trimming_error(experiment: &AdaptiveSpanExperiment, device: &Device) -> Result<f64> {
+fn trimming_error(experiment: &AdaptiveSpanExperiment, device: &Device) -> Result<Apart> {
     let model = experiment.model().valid();
     let stream = experiment
         .corpus()
@@ -224,7 +240,7 @@ fn trimming_error(experiment: &AdaptiveSpanExperiment, device: &Device) -> Resul
         model.empty_projected_cache(4),
         model.empty_projected_cache(4),
     ];
-    let mut worst = 0.0f64;
+    let mut worst = Apart::default();
     for block in stream.pass().take(3) {
         let mut scores = vec![];
         for (cache, trim) in caches.iter_mut().zip([true, false]) {
@@ -238,8 +254,11 @@ fn trimming_error(experiment: &AdaptiveSpanExperiment, device: &Device) -> Resul
             scores.push(model.log_probabilities(output.hidden));
         }
         if let [a, b] = &scores[..] {
-            let difference = (a.clone() - b.clone()).abs().max().into_data();
-            worst = difference.iter::<f64>().fold(worst, f64::max);
+            let difference = (a.clone() - b.clone()).abs();
+            let relative = difference.clone() / (b.clone().abs() + 1.0);
+            let largest = |values: Tensor<3>| values.max().into_scalar::<f32>().into();
+            worst.absolute = worst.absolute.max(largest(difference));
+            worst.relative = worst.relative.max(largest(relative));
         }
     }
     Ok(worst)

@@ -2,14 +2,15 @@
 
 use crate::cache::HiddenCache;
 use crate::config::AdaptiveSpanConfig;
-use crate::generate::TextGenerator;
+use crate::generate::{SpanReader, TextGenerator};
 use crate::model::{Mode, TransformerSeq};
 use crate::recipe::{EvaluationConfig, TrainingConfig};
-use crate::stream::{Mean, Stream};
+use crate::stream::Stream;
 use burn::prelude::*;
 use core_attn::dropout::Dropout;
 use core_attn::random::Key;
 use datasets::{Block, Corpus, CorpusSpec};
+use language::{Mean, tokens};
 use std::path::Path;
 use trainer::{
     Axis, CheckpointReader, CheckpointWriter, Context, Error, Experiment, Figure, Generate,
@@ -35,13 +36,6 @@ pub struct AdaptiveSpanExperiment {
 
 /// Bytes of cached rows beyond which a recipe is a slip of the pen.
 const MOST_CACHE: f64 = 1e11;
-
-/// Ids `[batch, length]` on a device.
-pub(crate) fn tokens(ids: &[u32], batch: usize, device: &Device) -> Tensor<2, Int> {
-    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
-    let shape = [batch, ids.len() / batch.max(1)];
-    Tensor::from_data(TensorData::new(ids, shape), device)
-}
 
 /// One update on a block: the batch in `parts` slices, each with its part of the past; the spans are clamped behind it.
 ///
@@ -265,11 +259,10 @@ impl AdaptiveSpanExperiment {
 
     fn text_generator(&mut self) -> &mut TextGenerator {
         // Made anew each time: the weights may have moved since.
-        self.generator.insert(TextGenerator::new(
-            self.learner.evaluation_model(),
-            self.corpus.vocabulary.clone(),
-            self.device.clone(),
-        ))
+        let reader = SpanReader::new(self.learner.evaluation_model(), self.device.clone());
+        let vocabulary = self.corpus.vocabulary.clone();
+        self.generator
+            .insert(TextGenerator::new(reader, vocabulary))
     }
 }
 
@@ -407,18 +400,8 @@ impl Experiment for AdaptiveSpanExperiment {
                 c.attn_span, c.adapt_span_ramp
             ),
         };
-        let corpus = &self.corpus;
-        let [train, valid, test] =
-            [&corpus.train, &corpus.valid, &corpus.test].map(|s| s.tokens.len());
         vec![
-            (
-                "data".into(),
-                format!(
-                    "{}: {train} / {valid} / {test} tokens, {} ids",
-                    corpus.name,
-                    corpus.vocabulary.len()
-                ),
-            ),
+            language::describe(&self.corpus),
             (
                 "model".into(),
                 format!(
@@ -431,25 +414,7 @@ impl Experiment for AdaptiveSpanExperiment {
     }
 
     fn references(&self) -> Vec<Reference> {
-        let anchors = self.corpus.anchors(&self.corpus.test);
-        // The anchors are per byte; they stand beside a metric per byte only.
-        if self.metric() != "bits_per_byte" {
-            return vec![];
-        }
-        let mut all = vec![(
-            "order-0 entropy, statistics of the training text",
-            Some(anchors.order0_train),
-        )];
-        all.push(("xz -9 over the whole text", anchors.xz));
-        all.into_iter()
-            .filter_map(|(name, value)| {
-                Some(Reference {
-                    name: name.into(),
-                    metric: self.metric().into(),
-                    value: value?,
-                })
-            })
-            .collect()
+        language::anchors(&self.corpus)
     }
 
     fn figures(&self) -> Vec<Figure> {
@@ -485,26 +450,22 @@ impl Experiment for AdaptiveSpanExperiment {
     }
 
     fn samples(&mut self, _cx: &mut Context) -> Result<Vec<Sampled>> {
-        let options = self.evaluation.sample.clone();
-        let vocabulary = &self.corpus.vocabulary;
-        let (prompt, ids) = match &self.evaluation.prompt {
-            Some(prompt) => {
-                let ids = vocabulary.encode_prompt(prompt).map_err(Error::other)?;
-                (prompt.clone(), ids)
-            }
-            None => {
-                let test = &self.corpus.test.tokens;
-                let ids = test[..test.len().min(64)].to_vec();
-                (vocabulary.decode(&ids).map_err(Error::other)?, ids)
-            }
+        self.text_generator();
+        let Self {
+            generator,
+            corpus,
+            evaluation,
+            ..
+        } = self;
+        let Some(generator) = generator else {
+            return Ok(vec![]);
         };
-        let text = self
-            .text_generator()
-            .continue_ids(ids, &options, &mut |_| {})?;
-        Ok(vec![Sampled {
-            title: format!("After {prompt:?}"),
-            text,
-        }])
+        language::sample(
+            generator,
+            corpus,
+            evaluation.prompt.as_deref(),
+            &evaluation.sample,
+        )
     }
 
     fn generator(&mut self) -> Option<&mut dyn Generate> {

@@ -1,7 +1,7 @@
 //! Model folders and published checkpoints, as the tools use them.
 
 use crate::config::AdaptiveSpanConfig;
-use crate::generate::TextGenerator;
+use crate::generate::{SpanReader, TextGenerator};
 use crate::model::{Mode, TransformerSeq};
 use burn::prelude::*;
 use datasets::Vocabulary;
@@ -360,7 +360,8 @@ impl Pretrained for Folder {
 
     fn generator(&mut self) -> Option<&mut dyn Generate> {
         let vocabulary = self.vocabulary.clone()?;
-        let generator = TextGenerator::new(self.model.clone(), vocabulary, self.device.clone());
+        let reader = SpanReader::new(self.model.clone(), self.device.clone());
+        let generator = TextGenerator::new(reader, vocabulary);
         Some(self.generator.insert(generator))
     }
 }

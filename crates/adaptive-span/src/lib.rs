@@ -78,7 +78,7 @@ pub use weights::{CONFIG_FILE, WEIGHTS_FILE};
 pub use {
     experiment::AdaptiveSpanExperiment,
     folder::{Folder, VOCAB_FILE},
-    generate::TextGenerator,
+    generate::{SpanReader, TextGenerator},
     recipe::{EvaluationConfig, TrainingConfig},
 };
 

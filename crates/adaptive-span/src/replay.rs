@@ -120,8 +120,8 @@ fn model(case: &Case, device: &Device) -> Result<Replayed> {
     for (s, block) in blocks.iter().enumerate() {
         let last = s + 1 == blocks.len();
         let lengths = cache.lengths();
-        let inputs = crate::experiment::tokens(&block.inputs, batch, device);
-        let targets = crate::experiment::tokens(&block.targets, batch, device);
+        let inputs = language::tokens(&block.inputs, batch, device);
+        let targets = language::tokens(&block.targets, batch, device);
         let tensors = &mut found.tensors;
         let output = model.forward_watched(inputs, cache, Mode::evaluation(), &mut |view| {
             if last {

@@ -1,4 +1,4 @@
-//! What an experiment carries along a text, and the mean it takes over it.
+//! What an experiment carries along a text.
 
 use crate::cache::{HiddenCache, LayerCache};
 use burn::prelude::*;
@@ -57,37 +57,5 @@ impl Stream {
             *layer = LayerCache::Hidden(StreamCache::from_rows(Tensor::from_data(data, device)));
         }
         Ok(())
-    }
-}
-
-/// A mean over many device scalars that reads them a few at a time.
-#[derive(Default)]
-pub(crate) struct Mean {
-    waiting: Vec<Tensor<1>>,
-    sum: f64,
-    count: usize,
-}
-
-impl Mean {
-    pub(crate) fn add(&mut self, value: Tensor<1>) {
-        self.waiting.push(value);
-        if self.waiting.len() == 32 {
-            self.read();
-        }
-    }
-
-    fn read(&mut self) {
-        if !self.waiting.is_empty() {
-            let values = Tensor::cat(std::mem::take(&mut self.waiting), 0).into_data();
-            for value in values.iter::<f64>() {
-                self.sum += value;
-                self.count += 1;
-            }
-        }
-    }
-
-    pub(crate) fn value(mut self) -> f64 {
-        self.read();
-        self.sum / self.count.max(1) as f64
     }
 }

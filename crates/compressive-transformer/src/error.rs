@@ -1,59 +1,13 @@
 //! What can go wrong in this crate.
 
-/// An error that names the value, the place and the remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A value of the configuration that the model cannot have.
-    #[error("model.{key} is {found}: {expected}")]
-    Config {
-        /// The configuration's key.
-        key: &'static str,
-        /// Its value.
-        found: String,
-        /// What is allowed.
-        expected: String,
-    },
-    /// An input the model cannot take.
-    #[error("{input} is {found}: {expected}")]
-    Input {
-        /// The input's name.
-        input: &'static str,
-        /// What was given.
-        found: String,
-        /// What is allowed.
-        expected: String,
-    },
-    /// Files and weights.
-    #[error(transparent)]
-    Pretrained(#[from] pretrained::Error),
-    /// Arguments of a kernel.
-    #[error(transparent)]
-    Kernel(#[from] core_attn::Error),
+pub use pretrained::{ModelError as Error, ModelResult as Result};
+
+/// An error about a key of the section `model`.
+pub(crate) fn config(key: &str, found: impl ToString, expected: impl Into<String>) -> Error {
+    Error::model_key(key, found, expected)
 }
 
-/// A result of this crate.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-pub(crate) fn config(
-    key: &'static str,
-    found: impl ToString,
-    expected: impl Into<String>,
-) -> Error {
-    Error::Config {
-        key,
-        found: found.to_string(),
-        expected: expected.into(),
-    }
-}
-
-pub(crate) fn input(
-    input: &'static str,
-    found: impl ToString,
-    expected: impl Into<String>,
-) -> Error {
-    Error::Input {
-        input,
-        found: found.to_string(),
-        expected: expected.into(),
-    }
+/// An error about an input.
+pub(crate) fn input(input: &str, found: impl ToString, expected: impl Into<String>) -> Error {
+    Error::input(input, found, expected)
 }

@@ -1,20 +1,19 @@
 //! The run: chunks of a stream, memories carried along, two optimisers (section 5 of the paper).
 
-use crate::evaluate::{Loss, document_pass, row_pass};
 use crate::folder::VOCAB_FILE;
-use crate::generate::TextGenerator;
-use crate::language::{MemoryModel, Mode};
+use crate::generate::{MemoryReader, TextGenerator};
 use crate::learners::Learners;
 use crate::lucidrains::LucidrainsTransformer;
 use crate::memory::{CompressedMemoryState, MemorySizes};
+use crate::memory_model::{MemoryModel, Mode};
 use crate::model::CompressiveTransformer;
 use crate::recipe::{EvaluationConfig, TrainingConfig};
-use crate::stream::{Chunk, Cursor, Source, tokens};
 use burn::prelude::*;
 use core_attn::dropout::Dropout;
 use core_attn::memory::MemoryFifo;
 use core_attn::random::Key;
 use datasets::{Corpus, CorpusSpec};
+use language::{Chunk, Cursor, Loss, Source, document_pass, row_pass, tokens};
 use pretrained::NamedTensors;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -216,13 +215,14 @@ impl<M: MemoryModel> CompressiveExperiment<M> {
         Ok(words.filter(|word| !word.is_empty()).count().max(1) as f64)
     }
 
-    fn text_generator(&mut self) -> &mut TextGenerator<M> {
+    fn text_generator(&mut self) -> Result<&mut TextGenerator<M>> {
         // Made anew each time: the weights may have moved since.
-        self.generator.insert(TextGenerator::new(
-            self.learners.main.evaluation_model(),
-            self.corpus.vocabulary.clone(),
-            self.device.clone(),
-        ))
+        let model = self.learners.main.evaluation_model();
+        let reader = MemoryReader::new(model, self.device.clone())?;
+        let vocabulary = self.corpus.vocabulary.clone();
+        Ok(self
+            .generator
+            .insert(TextGenerator::new(reader, vocabulary)))
     }
 
     /// The next chunk, with the memories of rows that begin a text made blank.
@@ -468,17 +468,7 @@ impl<M: MemoryModel> Experiment for CompressiveExperiment<M> {
     }
 
     fn summary(&self) -> Vec<(String, String)> {
-        let corpus = &self.corpus;
-        let [train, valid, test] =
-            [&corpus.train, &corpus.valid, &corpus.test].map(|s| s.tokens.len());
-        let mut all = vec![(
-            "data".into(),
-            format!(
-                "{}: {train} / {valid} / {test} tokens, {} ids",
-                corpus.name,
-                corpus.vocabulary.len()
-            ),
-        )];
+        let mut all = vec![language::describe(&self.corpus)];
         all.extend(M::facts(&self.config));
         let rows: usize = self
             .state
@@ -499,25 +489,7 @@ impl<M: MemoryModel> Experiment for CompressiveExperiment<M> {
     }
 
     fn references(&self) -> Vec<Reference> {
-        // The anchors are per byte; they stand beside a metric per byte only.
-        if self.metric() != "bits_per_byte" {
-            return vec![];
-        }
-        let anchors = self.corpus.anchors(&self.corpus.test);
-        let order0 = "order-0 entropy, statistics of the training text";
-        let all = [
-            (order0, Some(anchors.order0_train)),
-            ("xz -9 over the whole text", anchors.xz),
-        ];
-        all.into_iter()
-            .filter_map(|(name, value)| {
-                Some(Reference {
-                    name: name.into(),
-                    metric: self.metric().into(),
-                    value: value?,
-                })
-            })
-            .collect()
+        language::anchors(&self.corpus)
     }
 
     fn figures(&self) -> Vec<Figure> {
@@ -527,25 +499,28 @@ impl<M: MemoryModel> Experiment for CompressiveExperiment<M> {
     }
 
     fn samples(&mut self, _cx: &mut Context) -> Result<Vec<Sampled>> {
-        let options = self.evaluation.sample.clone();
-        let prompt = match &self.evaluation.prompt {
-            Some(prompt) => prompt.clone(),
-            None => {
-                let start = &self.corpus.test.tokens[..self.corpus.test.tokens.len().min(64)];
-                self.corpus.vocabulary.decode(start).map_err(Error::other)?
-            }
+        self.text_generator()?;
+        let Self {
+            generator,
+            corpus,
+            evaluation,
+            ..
+        } = self;
+        let Some(generator) = generator else {
+            return Ok(vec![]);
         };
-        let text = self
-            .text_generator()
-            .generate(&prompt, &options, &mut |_| {})?;
-        Ok(vec![Sampled {
-            title: format!("After {prompt:?}"),
-            text,
-        }])
+        language::sample(
+            generator,
+            corpus,
+            evaluation.prompt.as_deref(),
+            &evaluation.sample,
+        )
     }
 
     fn generator(&mut self) -> Option<&mut dyn Generate> {
-        Some(self.text_generator())
+        // The memories were made before, when the recipe was opened.
+        let generator = self.text_generator().ok()?;
+        Some(generator)
     }
 }
 

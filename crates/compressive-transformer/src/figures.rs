@@ -2,13 +2,12 @@
 
 use crate::compressor::{Compression, Compressor, reconstruction_loss};
 use crate::config::{CompressorKind, Pooling};
-use crate::evaluate::row_pass;
-use crate::language::{CompressionView, MemoryModel, Mode};
+use crate::memory_model::{CompressionView, MemoryModel, Mode};
 use crate::model::CompressiveTransformer;
-use crate::stream::tokens;
 use burn::prelude::*;
 use core_attn::memory::{REGION_BUCKETS, attention_region_stats};
 use core_attn::random::Key;
+use language::{row_pass, tokens};
 use std::any::Any;
 use trainer::{Axis, Bars, Error, Figure, Result, Table};
 

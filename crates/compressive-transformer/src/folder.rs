@@ -1,9 +1,9 @@
 //! Model folders, as the tools use them.
 
 use crate::error::Error as Wrong;
-use crate::generate::TextGenerator;
-use crate::language::{MemoryModel, Mode};
+use crate::generate::{MemoryReader, TextGenerator};
 use crate::lucidrains::LucidrainsTransformer;
+use crate::memory_model::{MemoryModel, Mode};
 use crate::model::CompressiveTransformer;
 use crate::profile::ModelConfig;
 use crate::weights::{
@@ -238,7 +238,9 @@ impl<M: MemoryModel> Pretrained for Folder<M> {
 
     fn generator(&mut self) -> Option<&mut dyn Generate> {
         let vocabulary = self.vocabulary.clone()?;
-        let generator = TextGenerator::new(self.model.clone(), vocabulary, self.device.clone());
+        // A model that was built has memories it can have.
+        let reader = MemoryReader::new(self.model.clone(), self.device.clone()).ok()?;
+        let generator = TextGenerator::new(reader, vocabulary);
         Some(self.generator.insert(generator))
     }
 }

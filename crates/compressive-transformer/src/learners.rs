@@ -1,7 +1,7 @@
 //! One model, two optimisers.
 
 use crate::compressor::Compressor;
-use crate::language::MemoryModel;
+use crate::memory_model::MemoryModel;
 use crate::recipe::TrainingConfig;
 use burn::module::Module;
 use burn::prelude::*;

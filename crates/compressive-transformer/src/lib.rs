@@ -54,8 +54,6 @@ mod compressor;
 mod config;
 mod error;
 #[cfg(feature = "train")]
-mod evaluate;
-#[cfg(feature = "train")]
 mod experiment;
 #[cfg(feature = "train")]
 mod figures;
@@ -64,12 +62,12 @@ mod folder;
 #[cfg(feature = "train")]
 mod generate;
 mod head;
-mod language;
 #[cfg(feature = "train")]
 mod learners;
 mod lucidrains;
 mod lucidrains_config;
 mod memory;
+mod memory_model;
 mod model;
 mod profile;
 #[cfg(feature = "train")]
@@ -79,7 +77,6 @@ mod replay;
 #[cfg(feature = "train")]
 mod schedule;
 #[cfg(feature = "train")]
-mod stream;
 mod update;
 mod weights;
 
@@ -91,10 +88,10 @@ pub use config::{
 };
 pub use error::{Error, Result};
 pub use head::{Dense, LanguageHead, OutputLayer, TokenEmbedding};
-pub use language::{CompressionView, CompressiveOutput, LayerView, MemoryModel, Mode};
 pub use lucidrains::{AttentionLayer, FeedForwardLayer, GruGate, LucidrainsTransformer};
 pub use lucidrains_config::LucidrainsConfig;
 pub use memory::{CompressedMemoryState, LayerMemory, MemorySizes, Projected};
+pub use memory_model::{CompressionView, CompressiveOutput, LayerView, MemoryModel, Mode};
 pub use model::{CompressiveTransformer, Norms, TransformerLayer};
 pub use profile::ModelConfig;
 pub use weights::{CONFIG_FILE, WEIGHTS_FILE, from_pretrained, from_tensors, save_pretrained};
@@ -103,7 +100,7 @@ pub use weights::{CONFIG_FILE, WEIGHTS_FILE, from_pretrained, from_tensors, save
 pub use {
     experiment::CompressiveExperiment,
     folder::{Folder, VOCAB_FILE},
-    generate::TextGenerator,
+    generate::{MemoryReader, TextGenerator},
     recipe::{EvalMemory, EvaluationConfig, TrainingConfig, Words},
     schedule::{UpdateRule, UpdateSchedule, paper_schedule},
 };

@@ -3,10 +3,10 @@
 use crate::compressor::Compressor;
 use crate::config::CompressiveTransformerConfig;
 use crate::error::{Result, config as wrong, input};
-use crate::language::{CompressiveOutput, LayerView, MemoryModel, Mode};
 use crate::lucidrains::LucidrainsTransformer;
 use crate::lucidrains_config::LucidrainsConfig;
 use crate::memory::{CompressedMemoryState, MemorySizes};
+use crate::memory_model::{CompressiveOutput, LayerView, MemoryModel, Mode};
 use crate::model::CompressiveTransformer;
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;

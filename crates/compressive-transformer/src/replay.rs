@@ -2,10 +2,10 @@
 
 use crate::compressor::{Compression, Compressor, Read, reconstruction_loss};
 use crate::config::{CompressiveTransformerConfig, CompressorKind, Pooling};
-use crate::language::{CompressiveOutput, MemoryModel, Mode};
 use crate::lucidrains::LucidrainsTransformer;
 use crate::lucidrains_config::LucidrainsConfig;
 use crate::memory::CompressedMemoryState;
+use crate::memory_model::{CompressiveOutput, MemoryModel, Mode};
 use crate::model::CompressiveTransformer;
 use crate::schedule::{UpdateSchedule, paper_schedule};
 use burn::module::Param;

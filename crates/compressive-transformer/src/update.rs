@@ -3,8 +3,8 @@
 use crate::compressor::{Compressor, Read, reconstruction_loss};
 use crate::config::{CompressionLoss, CompressorKind};
 use crate::error::Result;
-use crate::language::CompressionView;
 use crate::memory::{LayerMemory, Projected};
+use crate::memory_model::CompressionView;
 use crate::model::{CompressiveTransformer, Scene};
 use burn::prelude::*;
 use core_attn::memory::MemoryFifo;

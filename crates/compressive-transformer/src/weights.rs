@@ -2,8 +2,8 @@
 
 use crate::error::{Result, config as wrong, input};
 use crate::head::{OutputLayer, TokenEmbedding};
-use crate::language::MemoryModel;
 use crate::lucidrains::{GruGate, LucidrainsTransformer};
+use crate::memory_model::MemoryModel;
 use crate::model::{CompressiveTransformer, Norms};
 use crate::profile::{ModelConfig, profile, to_json};
 use burn::nn::LayerNorm;

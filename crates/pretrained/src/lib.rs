@@ -49,6 +49,7 @@ mod bind;
 mod data;
 mod error;
 mod json;
+mod model_error;
 mod names;
 mod read;
 mod safe;
@@ -62,6 +63,7 @@ pub use bind::{
 };
 pub use error::{Error, Result, TensorProblem};
 pub use json::{parse_json, parse_value, read_json};
+pub use model_error::{ModelError, ModelResult};
 pub use names::did_you_mean;
 pub use read::{TensorHeader, read_tensors, tensor_headers, weights_file};
 pub use safe::read_safetensors_with_metadata;

@@ -1,7 +1,7 @@
 //! The run: windows of a text, gradients for the weights, sums and counts for the centroids.
 
 use crate::config::RoutingTransformerConfig;
-use crate::generate::TextGenerator;
+use crate::generate::{TextGenerator, WindowReader};
 use crate::layers::{Mode, Routed};
 use crate::lm::RoutingTransformerLM;
 use crate::recipe::{EvaluationConfig, TrainingConfig};
@@ -187,12 +187,11 @@ impl RoutingExperiment {
 
     fn text_generator(&mut self) -> &mut TextGenerator {
         // Made anew each time: the weights may have moved since.
-        self.generator.insert(TextGenerator::new(
-            self.learner.evaluation_model(),
-            self.corpus.vocabulary.clone(),
-            self.window(),
-            self.device.clone(),
-        ))
+        let model = self.learner.evaluation_model();
+        let reader = WindowReader::new(model, self.window(), self.device.clone());
+        let vocabulary = self.corpus.vocabulary.clone();
+        self.generator
+            .insert(TextGenerator::new(reader, vocabulary))
     }
 }
 
@@ -365,9 +364,6 @@ impl Experiment for RoutingExperiment {
     }
 
     fn summary(&self) -> Vec<(String, String)> {
-        let corpus = &self.corpus;
-        let [train, valid, test] =
-            [&corpus.train, &corpus.valid, &corpus.test].map(|s| s.tokens.len());
         let rule = match (self.config.causal(), self.config.strict_causal_routing()) {
             (false, _) => "over the whole window",
             (true, false) => {
@@ -376,40 +372,17 @@ impl Experiment for RoutingExperiment {
             (true, true) => "from each position's past alone",
         };
         vec![
-            (
-                "data".into(),
-                format!(
-                    "{}: {train} / {valid} / {test} tokens, {} ids",
-                    corpus.name,
-                    corpus.vocabulary.len()
-                ),
-            ),
+            language::describe(&self.corpus),
             ("model".into(), self.config.summary()),
             ("members chosen".into(), rule.into()),
         ]
     }
 
     fn references(&self) -> Vec<Reference> {
-        // The anchors are per byte; they stand beside a metric per byte only.
-        if self.metric() != "bits_per_byte" {
-            return vec![];
+        match self.config.causal() {
+            true => language::anchors(&self.corpus),
+            false => vec![],
         }
-        let anchors = self.corpus.anchors(&self.corpus.test);
-        let all = [
-            (
-                "order-0 entropy, statistics of the training text",
-                Some(anchors.order0_train),
-            ),
-            ("xz -9 over the whole text", anchors.xz),
-        ];
-        let reference = |(name, value): (&str, Option<f64>)| {
-            Some(Reference {
-                name: name.into(),
-                metric: self.metric().into(),
-                value: value?,
-            })
-        };
-        all.into_iter().filter_map(reference).collect()
     }
 
     fn figures(&self) -> Vec<Figure> {
@@ -420,22 +393,22 @@ impl Experiment for RoutingExperiment {
         if !self.config.causal() {
             return Ok(vec![]);
         }
-        let options = self.evaluation.sample.clone();
-        let prompt = match &self.evaluation.prompt {
-            Some(prompt) => prompt.clone(),
-            None => {
-                let tokens = &self.corpus.test.tokens;
-                let start = &tokens[..tokens.len().min(64)];
-                self.corpus.vocabulary.decode(start).map_err(Error::other)?
-            }
+        self.text_generator();
+        let Self {
+            generator,
+            corpus,
+            evaluation,
+            ..
+        } = self;
+        let Some(generator) = generator else {
+            return Ok(vec![]);
         };
-        let text = self
-            .text_generator()
-            .generate(&prompt, &options, &mut |_| {})?;
-        Ok(vec![Sampled {
-            title: format!("After {prompt:?}"),
-            text,
-        }])
+        language::sample(
+            generator,
+            corpus,
+            evaluation.prompt.as_deref(),
+            &evaluation.sample,
+        )
     }
 
     fn generator(&mut self) -> Option<&mut dyn Generate> {

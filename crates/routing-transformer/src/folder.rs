@@ -1,7 +1,7 @@
 //! Model folders and published checkpoints, as the tools use them.
 
 use crate::config::RoutingTransformerConfig;
-use crate::generate::TextGenerator;
+use crate::generate::{TextGenerator, WindowReader};
 use crate::layers::Mode;
 use crate::lm::{RoutingTransformerLM, cross_entropy};
 use crate::paper::PaperTransformer;
@@ -233,8 +233,8 @@ impl Pretrained for Folder {
                 if c.routes() { routed } else { local }
             }
         };
-        let model = self.model.clone();
-        let generator = TextGenerator::new(model, vocabulary, window, self.device.clone());
+        let reader = WindowReader::new(self.model.clone(), window, self.device.clone());
+        let generator = TextGenerator::new(reader, vocabulary);
         Some(self.generator.insert(generator))
     }
 }

@@ -93,7 +93,7 @@ pub use stats::RoutingStats;
 pub use {
     experiment::RoutingExperiment,
     folder::{Folder, VOCAB_FILE},
-    generate::TextGenerator,
+    generate::{TextGenerator, WindowReader},
     recipe::{EvaluationConfig, TrainingConfig},
 };
 

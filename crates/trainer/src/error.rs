@@ -165,6 +165,16 @@ pub enum Error {
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl From<pretrained::ModelError> for Error {
+    /// Keeps what the tools tell apart: a file that cannot be read or written is no mistake in the input.
+    fn from(error: pretrained::ModelError) -> Self {
+        match error {
+            pretrained::ModelError::Pretrained(error) => Self::Pretrained(error),
+            error => Self::other(error),
+        }
+    }
+}
+
 impl Error {
     /// Wraps an error of an architecture or of its data.
     pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {

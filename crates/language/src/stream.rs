@@ -8,11 +8,12 @@ use trainer::{Error, Result};
 
 /// Tokens of a chunk and those that follow them.
 #[derive(Debug, Clone)]
-pub(crate) struct Chunk {
+pub struct Chunk {
     /// `[batch, length]`, row by row.
     pub inputs: Vec<u32>,
     /// The next token of each.
     pub targets: Vec<u32>,
+    /// Number of rows.
     pub batch: usize,
     /// False where a row is padded behind the end of its document; absent where no row is.
     pub real: Option<Vec<bool>>,
@@ -21,7 +22,7 @@ pub(crate) struct Chunk {
 }
 
 /// Ids `[batch, length]` on a device.
-pub(crate) fn tokens(ids: &[u32], batch: usize, device: &Device) -> Tensor<2, Int> {
+pub fn tokens(ids: &[u32], batch: usize, device: &Device) -> Tensor<2, Int> {
     let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
     let shape = [batch, ids.len() / batch.max(1)];
     Tensor::from_data(TensorData::new(ids, shape), device)
@@ -38,7 +39,7 @@ impl Chunk {
 
 /// Where the chunks come from.
 #[derive(Debug, Clone)]
-pub(crate) enum Source {
+pub enum Source {
     /// One text in contiguous rows.
     Rows(BatchStream),
     /// Whole documents, one after another in each row.
@@ -48,12 +49,18 @@ pub(crate) enum Source {
 /// Where a source stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Cursor {
+pub enum Cursor {
+    /// In one text in rows.
     Rows(StreamCursor),
+    /// In documents.
     Documents(DocumentCursor),
 }
 
 impl Source {
+    /// Rows where the split is one text, documents where it is several.
+    ///
+    /// # Errors
+    /// More rows than the split has tokens or documents.
     pub fn new(split: &datasets::Split, batch: usize, chunk: usize) -> Result<Self> {
         Ok(match split.documents.len() {
             0 | 1 => Self::Rows(split.stream(batch, chunk).map_err(Error::other)?),
@@ -86,6 +93,7 @@ impl Source {
         }
     }
 
+    /// Where it stands.
     pub fn cursor(&self) -> Cursor {
         match self {
             Self::Rows(stream) => Cursor::Rows(stream.cursor()),
@@ -93,6 +101,10 @@ impl Source {
         }
     }
 
+    /// Goes to where it stood.
+    ///
+    /// # Errors
+    /// A place of other data.
     pub fn restore(&mut self, saved: Cursor) -> Result<()> {
         match (self, saved) {
             (Self::Rows(stream), Cursor::Rows(cursor)) => {
@@ -110,7 +122,7 @@ impl Source {
 
 /// Where a [`DocumentStream`] stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct DocumentCursor {
+pub struct DocumentCursor {
     /// Of each row: its document, and the token in it at which the next chunk begins.
     rows: Vec<(usize, usize)>,
     /// The document that the next row to end takes up.
@@ -119,7 +131,7 @@ pub(crate) struct DocumentCursor {
 
 /// Each row reads a document from its beginning to its end, then takes the next one that no row has read.
 #[derive(Debug, Clone)]
-pub(crate) struct DocumentStream {
+pub struct DocumentStream {
     tokens: Arc<[u32]>,
     /// First token and length of each document of at least two tokens.
     documents: Vec<(usize, usize)>,
@@ -128,6 +140,10 @@ pub(crate) struct DocumentStream {
 }
 
 impl DocumentStream {
+    /// Documents that begin at `starts`, in `batch` rows, read in chunks of `chunk` tokens.
+    ///
+    /// # Errors
+    /// More rows than documents with something to predict.
     pub fn new(tokens: Arc<[u32]>, starts: &[usize], batch: usize, chunk: usize) -> Result<Self> {
         let documents = documents(starts, tokens.len());
         if documents.len() < batch || batch == 0 {
@@ -200,7 +216,7 @@ impl DocumentStream {
 }
 
 /// First token and length of each document in which there is something to predict.
-pub(crate) fn documents(starts: &[usize], tokens: usize) -> Vec<(usize, usize)> {
+pub fn documents(starts: &[usize], tokens: usize) -> Vec<(usize, usize)> {
     let ends = starts.iter().skip(1).copied().chain([tokens]);
     let all = starts.iter().zip(ends);
     all.map(|(&start, end)| (start, end.saturating_sub(start)))

@@ -4,9 +4,12 @@ use crate::stream::{Chunk, documents};
 use burn::prelude::*;
 use trainer::{Error, Result};
 
+/// Device scalars read together.
+const AT_ONCE: usize = 32;
+
 /// Nats and tokens, added up on the host in f64; the device is read a few times only.
 #[derive(Default)]
-pub(crate) struct Loss {
+pub struct Loss {
     waiting: Vec<Tensor<1>>,
     nats: f64,
     tokens: usize,
@@ -17,7 +20,7 @@ impl Loss {
     pub fn add(&mut self, nll: Tensor<2>) {
         self.tokens += nll.shape().num_elements();
         self.waiting.push(nll.sum());
-        if self.waiting.len() == 32 {
+        if self.waiting.len() == AT_ONCE {
             self.read();
         }
     }
@@ -36,8 +39,45 @@ impl Loss {
     }
 }
 
+/// A mean over many device scalars that reads them a few at a time.
+#[derive(Default)]
+pub struct Mean {
+    waiting: Vec<Tensor<1>>,
+    sum: f64,
+    count: usize,
+}
+
+impl Mean {
+    /// One more value, `[1]`.
+    pub fn add(&mut self, value: Tensor<1>) {
+        self.waiting.push(value);
+        if self.waiting.len() == AT_ONCE {
+            self.read();
+        }
+    }
+
+    fn read(&mut self) {
+        if !self.waiting.is_empty() {
+            let values = Tensor::cat(std::mem::take(&mut self.waiting), 0).into_data();
+            for value in values.iter::<f64>() {
+                self.sum += value;
+                self.count += 1;
+            }
+        }
+    }
+
+    /// The mean; 0 of nothing.
+    pub fn value(mut self) -> f64 {
+        self.read();
+        self.sum / self.count.max(1) as f64
+    }
+}
+
 /// Chunks of one text cut into rows; the last one is shorter where the rows do not divide.
-pub(crate) fn row_pass(split: &datasets::Split, rows: usize, chunk: usize) -> Result<Vec<Chunk>> {
+///
+/// # Errors
+/// More rows than the split has tokens to predict.
+pub fn row_pass(split: &datasets::Split, rows: usize, chunk: usize) -> Result<Vec<Chunk>> {
     let text = &split.tokens;
     let width = text.len().saturating_sub(1) / rows.max(1);
     if width == 0 {
@@ -57,7 +97,7 @@ pub(crate) fn row_pass(split: &datasets::Split, rows: usize, chunk: usize) -> Re
 }
 
 /// Chunks of each document, by itself.
-pub(crate) fn document_pass(split: &datasets::Split, chunk: usize) -> Vec<Vec<Chunk>> {
+pub fn document_pass(split: &datasets::Split, chunk: usize) -> Vec<Vec<Chunk>> {
     let all = documents(&split.documents, split.tokens.len());
     all.into_iter()
         .map(|(start, length)| cut(&split.tokens, vec![start], length - 1, chunk))
