@@ -6,29 +6,17 @@ mod common;
 
 use common::devices;
 use std::path::Path;
-use trainer::golden::{Case, compare, find};
+use trainer::golden::replay_folder;
 
 #[test]
 fn every_case_replays() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/adaptive-span");
-    let files = find(&folder).unwrap();
-    assert!(files.len() >= 9, "only {} cases were found", files.len());
     for (backend, device) in devices() {
-        for file in &files {
-            let case = Case::load(file).unwrap();
-            let replay = adaptive_span::ARCHITECTURE.replay(&case.check);
-            let replay = replay.unwrap_or_else(|| panic!("no replay for {}", case.check));
-            let found =
-                replay(&case, &device).unwrap_or_else(|e| panic!("{backend} {}: {e}", case.name));
-            let report = compare(&case, &found, if backend == "wgpu" { 10.0 } else { 1.0 });
-            let tensors = report.tensors.iter().map(|t| (&t.name, &t.problem));
-            let facts = report.facts.iter().map(|f| (&f.name, &f.problem));
-            let misses: Vec<_> = tensors.chain(facts).filter(|(_, p)| p.is_some()).collect();
-            assert!(report.passed, "{backend} {}: {misses:#?}", case.name);
-            let unexplained =
-                |n: &&trainer::golden::NotCompared| !found.selectors.contains(&n.name);
-            let left: Vec<_> = report.not_compared.iter().filter(unexplained).collect();
-            assert!(left.is_empty(), "{backend} {}: {left:?}", case.name);
-        }
+        let widen = if backend == "wgpu" { 10.0 } else { 1.0 };
+        let found = replay_folder(&adaptive_span::ARCHITECTURE, &folder, &device, widen)
+            .unwrap_or_else(|e| panic!("{backend}: {e}"));
+        assert!(found.cases >= 9, "{backend}: only {} cases", found.cases);
+        assert!(found.misses.is_empty(), "{backend}: {:#?}", found.misses);
+        assert!(found.not_run.is_empty(), "{backend}: {:#?}", found.not_run);
     }
 }

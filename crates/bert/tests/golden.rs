@@ -1,4 +1,4 @@
-//! Every golden case of this crate, on every backend.
+//! Every golden case of this architecture, on every backend.
 #![cfg(feature = "train")]
 
 #[path = "../../core-attn/tests/common/mod.rs"]
@@ -6,37 +6,20 @@ mod common;
 
 use common::devices;
 use std::path::Path;
-use trainer::golden::{Case, NotCompared, compare, find};
+use trainer::golden::replay_folder;
 
 #[test]
 fn every_case_replays() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/bert");
-    let files = find(&folder).unwrap();
-    assert!(files.len() >= 12, "only {} cases were found", files.len());
     for (backend, device) in devices() {
-        for file in &files {
-            let case = Case::load(file).unwrap();
-            let replay = bert::ARCHITECTURE.replay(&case.check);
-            let replay = replay.unwrap_or_else(|| panic!("no replay for {}", case.check));
-            let found =
-                replay(&case, &device).unwrap_or_else(|e| panic!("{backend} {}: {e}", case.name));
-            let report = compare(&case, &found, if backend == "wgpu" { 10.0 } else { 1.0 });
-            let tensors = report.tensors.iter().map(|t| (&t.name, &t.problem));
-            let facts = report.facts.iter().map(|f| (&f.name, &f.problem));
-            let misses: Vec<_> = tensors.chain(facts).filter(|(_, p)| p.is_some()).collect();
-            assert!(report.passed, "{backend} {}: {misses:#?}", case.name);
-            // Cases with real weights run where MiniLM was put on the machine; everything else is compared whole.
-            let explained = |n: &&NotCompared| n.reason.contains("MiniLM");
-            let left: Vec<_> = report
-                .not_compared
-                .iter()
-                .filter(|n| !explained(n))
-                .collect();
-            assert!(left.is_empty(), "{backend} {}: {left:?}", case.name);
-            let none = report.tensors.is_empty() && report.facts.is_empty();
-            if none {
-                eprintln!("{backend} {}: not run, {:?}", case.name, found.skipped);
-            }
+        let widen = if backend == "wgpu" { 10.0 } else { 1.0 };
+        let found = replay_folder(&bert::ARCHITECTURE, &folder, &device, widen)
+            .unwrap_or_else(|e| panic!("{backend}: {e}"));
+        assert!(found.cases >= 12, "{backend}: only {} cases", found.cases);
+        assert!(found.misses.is_empty(), "{backend}: {:#?}", found.misses);
+        // Cases with real weights run where these were put on the machine.
+        for case in &found.not_run {
+            eprintln!("{backend}: not run: {case}");
         }
     }
 }

@@ -429,6 +429,7 @@ fn blocks_and_every_query_alone() {
                         exact,
                         scale: 0.6,
                         padding: padded.then_some(&padding[..]),
+                        outside: -1.0,
                         own: own.then_some(-5e4),
                         hide,
                         relative: relative.then(|| Shaw {
@@ -539,6 +540,7 @@ fn what_does_not_fit_is_named() {
         exact: false,
         scale: 1.0,
         padding: None,
+        outside: 0.0,
         own: None,
         hide: Hide::Add(-1e9),
         relative: None,

@@ -224,7 +224,9 @@ impl Loader {
         let mut report = LoadReport::default();
         let mut unused = Vec::new();
         for (name, data) in std::mem::take(&mut self.tensors) {
-            if ignore.iter().any(|pattern| matches(pattern, &name)) {
+            // A tensor without elements (torch writes a linear map to 0 channels) holds nothing that could be lost.
+            let empty = data.shape().contains(&0);
+            if empty || ignore.iter().any(|pattern| matches(pattern, &name)) {
                 report.ignored.push(name);
             } else {
                 unused.push((name, data.shape().to_vec()));

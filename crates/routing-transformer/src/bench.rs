@@ -306,6 +306,7 @@ fn lengths(quick: bool, device: &Device, cx: &mut Context) -> Result<Vec<Figure>
                 exact: false,
                 scale: 0.125,
                 padding: None,
+                outside: 0.0,
                 own: None,
                 hide: Hide::Add(-1e9),
                 relative: None,

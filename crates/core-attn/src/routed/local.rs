@@ -31,6 +31,8 @@ pub struct LocalAttention<'a> {
     pub scale: f64,
     /// Keys that nobody sees, `batch · heads · length` in row-major order.
     pub padding: Option<&'a [bool]>,
+    /// What values outside the text are: a query that sees nothing averages them in.
+    pub outside: f64,
     /// The score of a query's own position, where it is not computed like any other.
     pub own: Option<f64>,
     /// What a hidden score becomes.
@@ -84,15 +86,12 @@ impl LocalAttention<'_> {
         let distance = query as i64 - key;
         let near = -((self.forward * self.window) as i64)..=(self.back * self.window) as i64;
         let inside = (0..length as i64).contains(&key);
-        if self.own.is_some() && distance == 0 {
+        let padded = |p: &[bool]| p[head * length + key as usize];
+        if !inside || self.padding.is_some_and(padded) {
+            Fate::Hidden
+        } else if self.own.is_some() && distance == 0 {
             Fate::Own
-        } else if !inside
-            || self
-                .padding
-                .is_some_and(|p| p[head * length + key as usize])
-            || (self.causal && distance < 0)
-            || (self.exact && !near.contains(&distance))
-        {
+        } else if (self.causal && distance < 0) || (self.exact && !near.contains(&distance)) {
             Fate::Hidden
         } else {
             Fate::Seen
@@ -117,25 +116,27 @@ pub fn local_attention(input: LocalAttention<'_>) -> Result<Tensor<4>> {
     let around = back + 1 + forward;
     let span = around * window;
     let rows = batch * heads;
-    let zeros = |n: usize| Tensor::<3>::zeros([rows, n, width], (&device, input.query.dtype()));
-    let flat = |t: Tensor<4>, before: usize, after: usize| {
+    let filled = |n: usize, with: f64| {
+        Tensor::<3>::full([rows, n, width], with, (&device, input.query.dtype()))
+    };
+    let flat = |t: Tensor<4>, before: usize, after: usize, with: f64| {
         let t = t.reshape([rows, length, width]);
         let mut parts = vec![];
         if before > 0 {
-            parts.push(zeros(before));
+            parts.push(filled(before, with));
         }
         parts.push(t);
         if after > 0 {
-            parts.push(zeros(after));
+            parts.push(filled(after, with));
         }
         Tensor::cat(parts, 1)
     };
     let tail = padded - length;
-    let query = flat(input.query.clone(), 0, tail).reshape([rows * blocks, window, width]);
+    let query = flat(input.query.clone(), 0, tail, 0.0).reshape([rows * blocks, window, width]);
     // Every block's keys are the blocks around it: `around` shifted copies side by side.
-    let neighbours = |t: &Tensor<4>| {
+    let neighbours = |t: &Tensor<4>, outside: f64| {
         let t = clear_nan(t.clone(), input.padding);
-        let t = flat(t, back * window, tail + forward * window);
+        let t = flat(t, back * window, tail + forward * window, outside);
         let shifted = (0..around).map(|o| {
             t.clone()
                 .narrow(1, o * window, padded)
@@ -143,7 +144,8 @@ pub fn local_attention(input: LocalAttention<'_>) -> Result<Tensor<4>> {
         });
         Tensor::cat(shifted.collect(), 2).reshape([rows * blocks, span, width])
     };
-    let (key, value) = (neighbours(&input.key), neighbours(&input.value));
+    let key = neighbours(&input.key, 0.0);
+    let value = neighbours(&input.value, input.outside);
     let mut scores = query
         .clone()
         .matmul(key.swap_dims(1, 2))

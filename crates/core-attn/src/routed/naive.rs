@@ -205,7 +205,7 @@ pub fn local_attention_naive(input: LocalAttention<'_>) -> Result<Tensor<4>> {
                 .narrow(0, head, 1)
                 .narrow(1, t, 1)
                 .reshape([1, width]);
-            // The keys of the block and its neighbours; those outside the text are zero rows.
+            // The keys of the block and its neighbours; those outside the text have a value of their own.
             let start = (t / window) as i64 - input.back as i64;
             let places: Vec<i64> = (0..span as i64)
                 .map(|j| start * window as i64 + j)
@@ -220,7 +220,18 @@ pub fn local_attention_naive(input: LocalAttention<'_>) -> Result<Tensor<4>> {
                 let x = x.clone().narrow(0, head, 1).reshape([length, width]);
                 pick.clone().matmul(x)
             };
-            let (k, v) = (of(&key), of(&value));
+            let outside: Vec<f32> = places
+                .iter()
+                .map(|p| {
+                    if inside(*p) {
+                        0.0
+                    } else {
+                        input.outside as f32
+                    }
+                })
+                .collect();
+            let outside = Tensor::<2>::from_data(TensorData::new(outside, [span, 1]), &device);
+            let (k, v) = (of(&key), of(&value) + outside);
             let first = input.back * window + t % window;
             let mut scores = q.clone().matmul(k.transpose()).mul_scalar(input.scale);
             if let Some(shaw) = &input.relative {

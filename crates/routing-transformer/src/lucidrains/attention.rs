@@ -20,6 +20,8 @@ use core_attn::routed::{
 /// A hidden score. The reference has the most negative number; any whose exponential is 0 gives the same, and this one
 /// survives a change of base without becoming infinite.
 pub(crate) const HIDDEN: Hide = Hide::Replace(-1e30);
+/// What the local-attention package puts around a text; a query that sees nothing averages it in.
+pub(crate) const OUTSIDE: f64 = -1.0;
 /// A position's own score where queries are keys: only used if nothing else is visible.
 pub(crate) fn own_score(shared: bool) -> Option<f64> {
     shared.then_some(-5e4)
@@ -294,6 +296,7 @@ impl LucidrainsAttention {
                 exact: false,
                 scale: (d as f64).powf(-0.5),
                 padding: padding.as_deref(),
+                outside: OUTSIDE,
                 own: None,
                 hide: HIDDEN,
                 relative: None,

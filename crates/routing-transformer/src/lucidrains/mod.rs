@@ -5,7 +5,7 @@ mod config;
 mod model;
 mod weights;
 
-pub(crate) use attention::{HIDDEN, Masks, UnitRouting, missing, own_score, route};
+pub(crate) use attention::{HIDDEN, Masks, OUTSIDE, UnitRouting, missing, own_score, route};
 pub use attention::{LucidrainsAttention, MemoryKeys, RoutingHeads};
 pub use config::{LocalHeads, LucidrainsConfig};
 pub use model::{

@@ -187,8 +187,9 @@ impl LucidrainsConfig {
 }
 
 /// Shows a branch some channels of the positions before (and after, where attention is not causal): segment `i` of equal
-/// ones is shifted by 0, 1 or by −1, 0, 1 positions, with zeros where nothing is; channels left over stay.
-fn shifted(x: Tensor<3>, causal: bool, mask: Option<&[bool]>) -> Tensor<3> {
+/// ones is shifted by 0, 1 or by −1, 0, 1 positions, with zeros where nothing is; channels left over stay. Padding is shifted
+/// like everything else: the package means to clear it first, but its mask never gets there.
+fn shifted(x: Tensor<3>, causal: bool) -> Tensor<3> {
     let [batch, length, width] = x.dims();
     let shifts: &[i64] = if causal { &[0, 1] } else { &[-1, 0, 1] };
     let size = width / shifts.len();
@@ -196,10 +197,6 @@ fn shifted(x: Tensor<3>, causal: bool, mask: Option<&[bool]>) -> Tensor<3> {
         return x;
     }
     let device = x.device();
-    let absent = mask.filter(|m| m.contains(&false)).map(|m| {
-        let absent: Vec<bool> = m.iter().map(|m| !m).collect();
-        Tensor::<3, Bool>::from_data(TensorData::new(absent, [batch, length, 1]), &device)
-    });
     let mut parts = vec![];
     for (i, shift) in shifts.iter().enumerate() {
         let part = x.clone().narrow(2, i * size, size);
@@ -207,10 +204,6 @@ fn shifted(x: Tensor<3>, causal: bool, mask: Option<&[bool]>) -> Tensor<3> {
             parts.push(part);
             continue;
         }
-        let part = match &absent {
-            Some(absent) => part.mask_fill(absent.clone().expand([batch, length, size]), 0.0),
-            None => part,
-        };
         let blank = Tensor::zeros([batch, 1, size], (&device, part.dtype()));
         parts.push(match *shift > 0 {
             true => Tensor::cat(vec![blank, part.narrow(1, 0, length - 1)], 1),
@@ -268,7 +261,7 @@ impl LucidrainsTransformer {
         let mut routed: Vec<Routed> = vec![];
         for (i, layer) in self.layers.iter().enumerate() {
             let site = format!("layers.{i}");
-            let inner = self.entering(&layer.norm, x.clone(), mask)?;
+            let inner = self.entering(&layer.norm, x.clone())?;
             let (out, record) = layer.attention.forward(
                 inner,
                 None,
@@ -284,7 +277,7 @@ impl LucidrainsTransformer {
             let attn_out = layer.norm.behind(out);
             x = x + attn_out.clone();
             let drop = mode.drop(config.ff_dropout, &format!("{site}.ff"));
-            let inner = self.entering(&layer.ff_norm, x.clone(), mask)?;
+            let inner = self.entering(&layer.ff_norm, x.clone())?;
             let ff_out = layer.ff_norm.behind(layer.ff.forward(inner, drop)?);
             x = x + ff_out.clone();
             watch(LayerView {
@@ -319,15 +312,10 @@ impl LucidrainsTransformer {
     }
 
     /// The input of a branch.
-    fn entering(
-        &self,
-        norm: &BranchNorm,
-        x: Tensor<3>,
-        mask: Option<&[bool]>,
-    ) -> Result<Tensor<3>> {
+    fn entering(&self, norm: &BranchNorm, x: Tensor<3>) -> Result<Tensor<3>> {
         let x = norm.before(x)?;
         Ok(match self.config.shift_tokens {
-            true => shifted(x, self.config.causal, mask),
+            true => shifted(x, self.config.causal),
             false => x,
         })
     }
@@ -406,7 +394,7 @@ impl LucidrainsTransformer {
         let (mut x, mask) = self.embedded(ids, mask)?;
         let mask = mask.as_deref();
         for i in 0..self.layers.len() {
-            let inner = self.entering(&self.layers[i].norm, x.clone(), mask)?;
+            let inner = self.entering(&self.layers[i].norm, x.clone())?;
             let data = self.layers[i].attention.first_data(&inner, None)?;
             if let (Some(data), Some(heads)) = (data, &mut self.layers[i].attention.routing)
                 && !heads.kmeans.initted
@@ -421,7 +409,7 @@ impl LucidrainsTransformer {
                 .attention
                 .forward(inner, None, masks, &config, mode, "")?;
             x = x + layer.norm.behind(out);
-            let inner = self.entering(&layer.ff_norm, x.clone(), mask)?;
+            let inner = self.entering(&layer.ff_norm, x.clone())?;
             x = x + layer
                 .ff_norm
                 .behind(layer.ff.forward(inner, Dropout::off())?);

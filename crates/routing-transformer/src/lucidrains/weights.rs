@@ -61,6 +61,17 @@ impl Weights for LucidrainsTransformer {
                     TensorData::new(values, [width / 2])
                 });
             }
+            // A part of no heads or slots is there all the same, without elements: torch's strict loading asks for it.
+            let none = |shape: Vec<usize>| TensorData::new(Vec::<f32>::new(), shape);
+            if a.routing.is_none() {
+                for map in ["to_q", "to_v", "to_k"] {
+                    if map != "to_k" || !config.shared() {
+                        b.derived(&name(&format!("{map}.weight")), &|| {
+                            none(vec![0, config.dim])
+                        });
+                    }
+                }
+            }
             if let Some(heads) = &mut a.routing {
                 b.linear(&name("to_q.weight"), &mut heads.to_q);
                 if let Some(to_k) = &mut heads.to_k {
@@ -74,6 +85,13 @@ impl Weights for LucidrainsTransformer {
                 if let Some(memory) = &mut heads.memory {
                     b.param(&name("global_attn.mem_key"), &mut memory.key);
                     b.param(&name("global_attn.mem_value"), &mut memory.value);
+                } else {
+                    let [heads, clusters, _] = kmeans.means.shape().dims();
+                    for part in ["mem_key", "mem_value"] {
+                        let shape = vec![heads, clusters, 0, width];
+                        let name = name(&format!("global_attn.{part}"));
+                        b.derived(&name, &|| none(shape.clone()));
+                    }
                 }
             }
             b.linear(&name("to_out.weight"), &mut a.to_out);

@@ -276,6 +276,7 @@ impl PaperAttention {
                 exact: false,
                 scale: 1.0,
                 padding: hidden.contains(&true).then_some(&hidden[..]),
+                outside: 0.0,
                 own: None,
                 hide: HIDDEN,
                 relative: self.local_relative.as_ref().map(RelativeTables::shaw),

@@ -5,7 +5,8 @@ use crate::config::EmaCountRule;
 use crate::kmeans::{ClusterSums, PendingMeans, UnitKMeans, commitment, similarity, unit};
 use crate::layers::Mode;
 use crate::lucidrains::{
-    HIDDEN, LucidrainsConfig, LucidrainsTransformer, Masks, UnitRouting, missing, own_score, route,
+    HIDDEN, LucidrainsConfig, LucidrainsTransformer, Masks, OUTSIDE, UnitRouting, missing,
+    own_score, route,
 };
 use crate::{RoutingTransformerConfig, RoutingTransformerLM, cross_entropy};
 use burn::module::Module;
@@ -198,10 +199,31 @@ pub(super) fn local(case: &Case, device: &Device) -> Result<Replayed> {
     let query = leaf::<4>(case, "input.q", device)?;
     let key = leaf::<4>(case, "input.k", device)?;
     let value = leaf::<4>(case, "input.v", device)?;
-    let [_, heads, length, width] = query.dims();
-    let mask = marks(case, "input.mask")?;
+    let [batch, heads, given, width] = query.dims();
+    let window = setting.size("window_size")?;
+    // Padded to whole blocks, with keys that are hidden only where there is a mask.
+    let length = match setting.flag("autopad", false) {
+        true => given.div_ceil(window.max(1)) * window,
+        false => given,
+    };
+    let padded = |t: Tensor<4>| match length - given {
+        0 => t,
+        n => {
+            let zeros = Tensor::zeros([batch, heads, n, width], &t.device());
+            Tensor::cat(vec![t, zeros], 2)
+        }
+    };
+    let mask = marks(case, "input.mask")?.map(|mask| -> Vec<bool> {
+        let rows = mask.chunks(given.max(1));
+        rows.flat_map(|row| {
+            row.iter()
+                .copied()
+                .chain(std::iter::repeat_n(false, length - given))
+        })
+        .collect()
+    });
     let padding = mask.map(|mask| missing(&mask, heads, length));
-    let (window, causal) = (setting.size("window_size")?, setting.flag("causal", false));
+    let causal = setting.flag("causal", false);
     let forward = setting.size_or("look_forward", usize::from(!causal));
     let shared = setting.flag("shared_qk", false);
     let positions: Vec<usize> = (0..length).collect();
@@ -215,9 +237,9 @@ pub(super) fn local(case: &Case, device: &Device) -> Result<Replayed> {
         false => Ok(t),
     };
     let out = local_attention(LocalAttention {
-        query: turn(query.clone(), &ahead)?,
-        key: turn(keys, &positions)?,
-        value: value.clone(),
+        query: turn(padded(query.clone()), &ahead)?,
+        key: turn(padded(keys), &positions)?,
+        value: padded(value.clone()),
         window,
         back: setting.size_or("look_backward", 1),
         forward,
@@ -225,12 +247,14 @@ pub(super) fn local(case: &Case, device: &Device) -> Result<Replayed> {
         exact: setting.flag("exact_windowsize", false),
         scale: (width as f64).powf(-0.5),
         padding: padding.as_deref(),
+        outside: OUTSIDE,
         own: own_score(shared),
         hide: HIDDEN,
         relative: None,
         dropout: Dropout::off(),
     })
-    .map_err(Error::other)?;
+    .map_err(Error::other)?
+    .narrow(2, 0, given);
     let weights = tensor::<4>(case, "input.loss_weight", device)?;
     let loss = (out.clone() * weights).sum();
     let mut found = Replayed::default();

@@ -6,8 +6,10 @@
 
 mod case;
 mod compare;
+mod folder;
 #[cfg(test)]
 mod tests;
 
 pub use case::{Case, Tolerance, find};
 pub use compare::{Fact, FactReport, NotCompared, Replayed, Report, TensorReport, compare};
+pub use folder::{FolderReport, replay_folder};
