@@ -7,7 +7,7 @@ use crate::catalogue;
 use crate::embedded;
 use crate::error::{Error, Result, io};
 use crate::figures::{Anchors, Bounds, order0_cross_entropy, order0_entropy};
-use crate::manifest::Manifest;
+use crate::manifest::{Kind, Manifest};
 use crate::prepare::{TextFormat, TokenUnit};
 use crate::spec::{CorpusSpec, Layout};
 use crate::stream::BatchStream;
@@ -101,6 +101,7 @@ pub fn load(spec: &CorpusSpec, base: &Path) -> Result<Corpus> {
     spec.validate()?;
     if let Some(name) = &spec.name {
         if let Some(manifest) = embedded::manifest(name) {
+            only_text(name, manifest)?;
             let text = embedded::open(name)?;
             let format = format_of(spec, Some(manifest));
             let splits = by_position(text, name, format, spec);
@@ -124,6 +125,18 @@ pub fn load(spec: &CorpusSpec, base: &Path) -> Result<Corpus> {
     from_path(spec, base, &path.display().to_string(), &path)
 }
 
+/// Data of another kind has readers of its own.
+fn only_text(name: &str, manifest: &Manifest) -> Result<()> {
+    match manifest.kind {
+        Kind::Text => Ok(()),
+        kind => Err(crate::error::value(
+            "data.name",
+            format!("\"{name}\" ({})", kind.name()),
+            "a data set of running text, such as \"moby-dick\"",
+        )),
+    }
+}
+
 fn format_of(spec: &CorpusSpec, manifest: Option<&Manifest>) -> TextFormat {
     spec.format
         .or(manifest.and_then(|manifest| manifest.format))
@@ -137,6 +150,9 @@ fn from_path(spec: &CorpusSpec, base: &Path, name: &str, path: &Path) -> Result<
     } else {
         None
     };
+    if let Some(manifest) = &manifest {
+        only_text(name, manifest)?;
+    }
     let has_splits =
         metadata.is_dir() && SPLITS.iter().any(|names| find_split(path, names).is_some());
     let layout = match spec.layout {

@@ -10,10 +10,20 @@ use crate::error::{Error, Result};
 use crate::manifest::{Manifest, verify};
 
 /// The compressed files. A new one needs a line here and an entry in `data/manifest.json`.
-static FILES: &[(&str, &[u8])] = &[(
-    "moby-dick.txt.gz",
-    include_bytes!("../data/moby-dick.txt.gz"),
-)];
+static FILES: &[(&str, &[u8])] = &[
+    (
+        "moby-dick.txt.gz",
+        include_bytes!("../data/moby-dick.txt.gz"),
+    ),
+    (
+        "sotu-era4.tsv.gz",
+        include_bytes!("../data/sotu-era4.tsv.gz"),
+    ),
+    (
+        "vocab/bert-base-uncased.txt.gz",
+        include_bytes!("../data/vocab/bert-base-uncased.txt.gz"),
+    ),
+];
 
 /// Licence texts of the embedded data, by the file names that manifests give.
 static LICENCES: &[(&str, &str)] = &[
@@ -24,6 +34,10 @@ static LICENCES: &[(&str, &str)] = &[
     (
         "LICENSES/PDDL-1.0.txt",
         include_str!("../data/LICENSES/PDDL-1.0.txt"),
+    ),
+    (
+        "LICENSES/Apache-2.0.txt",
+        include_str!("../data/LICENSES/Apache-2.0.txt"),
     ),
 ];
 
@@ -92,6 +106,32 @@ pub fn open(name: &str) -> Result<Vec<u8>> {
         "the build is damaged: build again from a clean checkout",
     )?;
     Ok(content)
+}
+
+/// Name of the embedded WordPiece vocabulary in manifests and lists.
+pub const BERT_BASE_UNCASED: &str = "bert-base-uncased-vocabulary";
+
+/// The WordPiece vocabulary of bert-base-uncased, the content of its `vocab.txt`: 30,522 lines, the line's number is the id.
+///
+/// ```
+/// let vocab = datasets::embedded::bert_base_uncased()?;
+/// let lines: Vec<&str> = vocab.lines().collect();
+/// assert_eq!((lines.len(), lines[101], lines[102]), (30_522, "[CLS]", "[SEP]"));
+/// # Ok::<(), datasets::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`open`].
+pub fn bert_base_uncased() -> Result<String> {
+    text(BERT_BASE_UNCASED)
+}
+
+/// The content of embedded data that is text.
+pub(crate) fn text(name: &str) -> Result<String> {
+    String::from_utf8(open(name)?).map_err(|error| Error::NotUtf8 {
+        file: format!("embedded {name}"),
+        byte: error.utf8_error().valid_up_to(),
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::corpus::split_of_document;
 use crate::embedded;
 use crate::error::{Error, Result, io, value};
 use crate::folder::{Item, write_folder};
-use crate::manifest::{Manifest, Source, expect_equal, file_digests, md5, sha256};
+use crate::manifest::{Kind, Manifest, Source, expect_equal, file_digests, md5, sha256};
 use crate::prepare::each_token;
 use crate::spec::SplitShares;
 
@@ -275,11 +275,13 @@ impl Entry {
             name: self.name.into(),
             title: self.title.into(),
             source,
+            kind: Kind::Text,
             transformation: self.transformation.into(),
             licence: self.licence.into(),
             licence_files: Vec::new(),
             format: Some(self.format),
             all_bytes: self.all_bytes,
+            labels: Vec::new(),
             split: self.split.into(),
             bytes: 0,
             sha256: String::new(),

@@ -30,6 +30,8 @@
 //! | [`prepare`](prepare()), [`prepared_text`] | the published preparations of enwik8, text8 and WikiText-103 |
 //! | [`BatchStream`], [`Block`], [`StreamCursor`] | contiguous rows, read in blocks |
 //! | [`order0_entropy`], [`Anchors`], [`Bounds`] | figures to print beside results |
+//! | [`labelled`], [`glue`] | texts and pairs with a class each |
+//! | [`sequences`], [`listops`], [`pathfinder`] | long sequences of ids with a class each |
 //! | [`list`], [`info`], [`import`](import()), `fetch`, [`MakeSpec`] | getting data |
 //!
 //! There is no random generator here: where a stream needs a random number, its caller gives one.
@@ -45,11 +47,13 @@ mod figures;
 mod folder;
 pub mod glue;
 mod import;
+pub mod labelled;
 pub mod listops;
 mod make;
 mod manifest;
 pub mod pathfinder;
 mod prepare;
+mod remake;
 pub mod sequences;
 mod spec;
 mod stream;
@@ -68,8 +72,9 @@ pub use fetch::{FetchOptions, Progress, fetch};
 pub use figures::{Anchors, Bounds, order0_cross_entropy, order0_entropy};
 pub use import::{ImportOptions, import};
 pub use make::{Made, MakeSpec, Task};
-pub use manifest::{Compressed, FileEntry, MANIFEST, Manifest, Source};
+pub use manifest::{Compressed, FileEntry, Kind, MANIFEST, Manifest, Source};
 pub use prepare::{EOS, Prepared, TextFormat, TokenUnit, prepare, prepared_text};
+pub use remake::{Remade, remake};
 pub use spec::{CorpusSpec, Layout, SplitShares};
 pub use stream::{BatchStream, Block, StreamCursor, batchify};
 pub use vocabulary::{IdOrder, Vocabulary};

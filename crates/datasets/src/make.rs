@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, value};
 use crate::folder::{Item, write_folder};
-use crate::manifest::{Manifest, Source, sha256};
+use crate::manifest::{Kind, Manifest, Source, sha256};
 use crate::prepare::TextFormat;
 
 /// A task to generate.
@@ -257,11 +257,13 @@ impl Made {
                 inner_path: String::new(),
                 archive_sha256: None,
             },
+            kind: Kind::Text,
             transformation: "none".into(),
             licence: "none needed".into(),
             licence_files: Vec::new(),
             format: Some(TextFormat::Bytes),
             all_bytes: false,
+            labels: Vec::new(),
             split: "three independent draws".into(),
             bytes: content.len() as u64,
             sha256: sha256(&content),
@@ -296,5 +298,12 @@ impl SplitMix {
     /// Uniform in `0..below`, up to a bias of at most `below / 2^64`.
     pub(crate) fn below(&mut self, below: usize) -> usize {
         ((u128::from(self.next()) * below as u128) >> 64) as usize
+    }
+
+    /// Puts the items into a random order.
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i + 1));
+        }
     }
 }

@@ -24,6 +24,9 @@ pub struct Manifest {
     pub title: String,
     /// Where it comes from.
     pub source: Source,
+    /// What is in it, and so what reads it.
+    #[serde(default, skip_serializing_if = "Kind::is_text")]
+    pub kind: Kind,
     /// What was done to it.
     pub transformation: String,
     /// The licence as its source states it.
@@ -37,6 +40,9 @@ pub struct Manifest {
     /// Whether the vocabulary is completed to all 256 byte values, because single bytes occur outside train only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all_bytes: bool,
+    /// The classes in the order of their indices, for labelled data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
     /// The rule by which it is split.
     pub split: String,
     /// Length of the content in bytes.
@@ -55,6 +61,34 @@ pub struct Manifest {
     /// Further figures, such as the span that a generated task requires.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub facts: BTreeMap<String, f64>,
+}
+
+/// What a data set holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Running text, read by [`crate::load`].
+    #[default]
+    Text,
+    /// Texts with a class each, read by [`crate::labelled`].
+    Labelled,
+    /// A token vocabulary, read by [`crate::embedded::bert_base_uncased`].
+    Vocabulary,
+}
+
+impl Kind {
+    fn is_text(&self) -> bool {
+        *self == Self::Text
+    }
+
+    /// The kind in a reader's words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "running text",
+            Self::Labelled => "labelled texts",
+            Self::Vocabulary => "a vocabulary",
+        }
+    }
 }
 
 /// Where data comes from.

@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::fail::usage;
 use crate::progress::Meter;
 use crate::{format, out, table};
+use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use datasets::{Availability, FetchOptions, ImportOptions, Info, MakeSpec, Manifest, Task};
 use serde_json::json;
@@ -57,6 +58,17 @@ pub enum Action {
     },
     /// Generate a task that needs a known span
     Make(Make),
+    /// Make an embedded file again from the package it comes from, and compare it with the one that is compiled in
+    Embed {
+        /// Its name
+        name: String,
+        /// The package, or a folder with the unpacked content of one or several
+        #[arg(long, value_name = "PATH")]
+        from: PathBuf,
+        /// Where to write the compressed file; by default nothing is written
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
 }
 
 /// Digests given by the user.
@@ -136,6 +148,11 @@ pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
             data,
         } => fetch(&name, url, digests, &data, app),
         Action::Make(make) => self::make(make, app),
+        Action::Embed {
+            name,
+            from,
+            out: file,
+        } => embed(&name, &from, file.as_deref(), app),
     }
 }
 
@@ -181,15 +198,13 @@ fn info(name: &str, app: &App) -> anyhow::Result<()> {
         ("where", state(&info)),
         ("source", info.source.clone()),
         ("licence", info.licence.clone()),
-        (
-            "format",
-            serde_json::to_value(info.format)?
-                .as_str()
-                .unwrap_or_default()
-                .to_owned(),
-        ),
-        ("split", info.split.clone()),
+        ("kind", info.kind.name().to_owned()),
     ];
+    if let Some(format) = info.format {
+        let name = serde_json::to_value(format)?;
+        facts.push(("format", name.as_str().unwrap_or_default().to_owned()));
+    }
+    facts.push(("split", info.split.clone()));
     if let Some(bytes) = info.bytes {
         facts.push(("bytes", format::count(bytes as f64)));
     }
@@ -265,6 +280,43 @@ fn make(make: Make, app: &App) -> anyhow::Result<()> {
     let manifest = Manifest::of_folder(&folder)?;
     let manifest = manifest.ok_or_else(|| anyhow::anyhow!("{} vanished", folder.display()))?;
     written((folder, manifest), app)
+}
+
+fn embed(name: &str, from: &Path, file: Option<&Path>, app: &App) -> anyhow::Result<()> {
+    let made = datasets::remake(name, from)?;
+    if let Some(file) = file {
+        std::fs::write(file, &made.compressed)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let same = made.is_same();
+    if app.json {
+        return out::json(&json!({
+            "name": name,
+            "bytes": made.content.len(),
+            "sha256": made.sha256,
+            "same_content": same,
+            "compressed": { "bytes": made.compressed.len(), "sha256": made.compressed_sha256 },
+            "written_to": file,
+        }));
+    }
+    let verdict = match same {
+        true => "the content that is compiled in".to_owned(),
+        false => format!("compiled in is {}", made.manifest.sha256),
+    };
+    let mut facts = vec![
+        ("made", made.manifest.title.clone()),
+        ("bytes", format::count(made.content.len() as f64)),
+        ("sha256", made.sha256),
+        ("compared", verdict),
+        (
+            "compressed bytes",
+            format::count(made.compressed.len() as f64),
+        ),
+        ("compressed sha256", made.compressed_sha256),
+    ];
+    facts.extend(file.map(|file| ("written to", file.display().to_string())));
+    out::raw(table::facts(&facts));
+    Ok(())
 }
 
 fn written((folder, manifest): (PathBuf, Manifest), app: &App) -> anyhow::Result<()> {
