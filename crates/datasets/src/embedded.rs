@@ -20,6 +20,10 @@ static FILES: &[(&str, &[u8])] = &[
         include_bytes!("../data/sotu-era4.tsv.gz"),
     ),
     (
+        "nt-verses.tsv.gz",
+        include_bytes!("../data/nt-verses.tsv.gz"),
+    ),
+    (
         "vocab/bert-base-uncased.txt.gz",
         include_bytes!("../data/vocab/bert-base-uncased.txt.gz"),
     ),
@@ -34,6 +38,10 @@ static LICENCES: &[(&str, &str)] = &[
     (
         "LICENSES/PDDL-1.0.txt",
         include_str!("../data/LICENSES/PDDL-1.0.txt"),
+    ),
+    (
+        "LICENSES/public-domain-bibles.txt",
+        include_str!("../data/LICENSES/public-domain-bibles.txt"),
     ),
     (
         "LICENSES/Apache-2.0.txt",

@@ -31,6 +31,7 @@
 //! | [`BatchStream`], [`Block`], [`StreamCursor`] | contiguous rows, read in blocks |
 //! | [`order0_entropy`], [`Anchors`], [`Bounds`] | figures to print beside results |
 //! | [`labelled`], [`glue`] | texts and pairs with a class each |
+//! | [`verses`] | parallel verses in three translations |
 //! | [`sequences`], [`listops`], [`pathfinder`] | long sequences of ids with a class each |
 //! | [`list`], [`info`], [`import`](import()), `fetch`, [`MakeSpec`] | getting data |
 //!
@@ -57,6 +58,7 @@ mod remake;
 pub mod sequences;
 mod spec;
 mod stream;
+pub mod verses;
 mod vocabulary;
 
 /// Runs the snippet of the README.

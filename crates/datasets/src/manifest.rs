@@ -72,6 +72,8 @@ pub enum Kind {
     Text,
     /// Texts with a class each, read by [`crate::labelled`].
     Labelled,
+    /// Verses in several translations, read by [`crate::verses`] and, as labelled pairs, by [`crate::labelled`].
+    Verses,
     /// A token vocabulary, read by [`crate::embedded::bert_base_uncased`].
     Vocabulary,
 }
@@ -86,6 +88,7 @@ impl Kind {
         match self {
             Self::Text => "running text",
             Self::Labelled => "labelled texts",
+            Self::Verses => "verses in several translations",
             Self::Vocabulary => "a vocabulary",
         }
     }

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use datasets::glue::{Example, Label, Task};
-use datasets::labelled::{Labelled, LabelledSpec, load};
+use datasets::labelled::{Labelled, LabelledSpec, Negatives, load};
+use datasets::verses::{self, Translation};
 use datasets::{CorpusSpec, embedded};
 
 fn named(name: &str) -> Labelled {
@@ -106,4 +107,101 @@ fn glue_comes_in_the_same_form() {
     assert_eq!((data.train.len(), data.valid.len()), (3, 1));
     assert_eq!(data.valid, data.test);
     assert_eq!(data.majority_share(&data.test), Some(0.0));
+}
+
+fn pairs_with(negatives: Negatives) -> Labelled {
+    let spec = LabelledSpec {
+        negatives: Some(negatives),
+        ..LabelledSpec::named("nt-verses")
+    };
+    load(&spec, Path::new(".")).unwrap()
+}
+
+fn shared_words(example: &Example) -> f64 {
+    let words = |text: &str| -> HashSet<String> {
+        let parts = text
+            .split(|c: char| !c.is_alphanumeric())
+            .filter(|w| !w.is_empty());
+        parts.map(str::to_lowercase).collect()
+    };
+    let (a, b) = (
+        words(&example.text_a),
+        words(example.text_b.as_deref().unwrap()),
+    );
+    a.intersection(&b).count() as f64 / a.union(&b).count() as f64
+}
+
+#[test]
+fn verse_pairs_leak_nothing_between_splits() {
+    let verses = verses::splits().unwrap();
+    let of = |verses: &[verses::Verse], translation| -> HashSet<String> {
+        verses
+            .iter()
+            .map(|v| v.text(translation).to_owned())
+            .collect()
+    };
+    let mut means = vec![];
+    for negatives in [
+        Negatives::Hardest,
+        Negatives::Neighbouring,
+        Negatives::Random,
+    ] {
+        let data = pairs_with(negatives);
+        for (examples, verses) in [
+            (&data.train, &verses.train),
+            (&data.valid, &verses.valid),
+            (&data.test, &verses.test),
+        ] {
+            assert_eq!(examples.len(), 2 * verses.len());
+            assert_eq!(of_class(examples, 1), verses.len());
+            let (first, second) = (of(verses, Translation::Kjv), of(verses, Translation::Web));
+            let own: HashSet<(&str, &str)> = verses
+                .iter()
+                .map(|v| (v.text(Translation::Kjv), v.text(Translation::Web)))
+                .collect();
+            for example in examples {
+                let (a, b) = (&example.text_a, example.text_b.as_ref().unwrap());
+                assert!(first.contains(a) && second.contains(b));
+                let same = example.label == Label::Class(1);
+                assert_eq!(own.contains(&(a.as_str(), b.as_str())), same, "{a} | {b}");
+            }
+        }
+        let mean = |class| {
+            let of = data.test.iter().filter(|e| e.label == Label::Class(class));
+            of.clone().map(shared_words).sum::<f64>() / of.count() as f64
+        };
+        assert!(mean(1) > 0.5, "{}", mean(1));
+        means.push(mean(0));
+    }
+    // The hardest ones share the most words, the random ones the fewest.
+    assert!(means[0] > means[1] && means[1] > means[2], "{means:?}");
+    // Without a choice, the hardest.
+    let plain = load(&LabelledSpec::named("nt-verses"), Path::new(".")).unwrap();
+    assert_eq!(plain, pairs_with(Negatives::Hardest));
+}
+
+#[test]
+fn verses_are_split_by_chapter() {
+    let splits = verses::splits().unwrap();
+    let chapters = |verses: &[verses::Verse]| -> HashSet<(usize, usize)> {
+        verses.iter().map(|v| (v.book, v.chapter)).collect()
+    };
+    let [train, valid, test] = [&splits.train, &splits.valid, &splits.test].map(|v| chapters(v));
+    assert_eq!((train.len(), valid.len(), test.len()), (182, 26, 52));
+    assert!(train.is_disjoint(&valid) && train.is_disjoint(&test) && valid.is_disjoint(&test));
+    let all = verses::load().unwrap();
+    assert_eq!(all.len(), 7947);
+    let verse = all.iter().find(|v| v.to_string() == "JHN 11:35").unwrap();
+    let texts = [Translation::Kjv, Translation::Web, Translation::Rv1909].map(|t| verse.text(t));
+    assert_eq!(texts, ["Jesus wept.", "Jesus wept.", "Y lloró Jesús."]);
+}
+
+#[test]
+fn only_verses_have_a_choice_of_negatives() {
+    let spec = LabelledSpec {
+        negatives: Some(Negatives::Random),
+        ..LabelledSpec::named("sotu-era4")
+    };
+    let message = spec.validate().unwrap_err().to_string();
+    assert!(message.contains("data.negatives"), "{message}");
 }

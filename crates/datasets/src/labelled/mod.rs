@@ -15,9 +15,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod pairs;
 mod rows;
 
-pub(crate) use rows::{Row, Split, write_rows};
+pub use pairs::Negatives;
+pub(crate) use rows::{Row, Split, one_line, write_rows};
 
 use std::path::{Path, PathBuf};
 
@@ -29,6 +31,7 @@ use crate::embedded;
 use crate::error::{Error, Result, io, value};
 use crate::glue::{self, Example, Label, Task};
 use crate::manifest::{Kind, Manifest};
+use crate::verses::NT_VERSES;
 
 /// The file of a data folder that holds labelled texts.
 pub(crate) const TEXTS: &str = "texts.tsv";
@@ -46,6 +49,9 @@ pub struct LabelledSpec {
     /// The folder with the task's files, relative to the recipe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// For "nt-verses": which verse stands beside one that is not its own; by default the hardest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negatives: Option<Negatives>,
 }
 
 /// Labelled texts in three splits.
@@ -81,6 +87,14 @@ impl LabelledSpec {
     /// # Errors
     /// [`Error::Value`] naming the key.
     pub fn validate(&self) -> Result<()> {
+        if self.negatives.is_some() && self.name.as_deref() != Some(NT_VERSES) {
+            let found = self.name.as_deref().unwrap_or("a GLUE task");
+            return Err(value(
+                "data.negatives",
+                found,
+                "only \"nt-verses\" has a choice of them",
+            ));
+        }
         let expected = "either \"name\" alone, or \"task\" with \"path\"";
         match (&self.name, &self.task, &self.path) {
             (Some(_), None, None) => Ok(()),
@@ -129,6 +143,18 @@ pub fn load(spec: &LabelledSpec, base: &Path) -> Result<Labelled> {
     }
     let name = spec.name.as_deref().unwrap_or_default();
     if let Some(manifest) = embedded::manifest(name) {
+        if manifest.kind == Kind::Verses {
+            let [train, valid, test] = pairs::pairs(spec.negatives.unwrap_or_default())?;
+            return Ok(Labelled {
+                name: "pairs of verses of two translations".into(),
+                task: None,
+                labels: Some(pairs::LABELS.map(str::to_owned).into()),
+                train,
+                valid,
+                test,
+                manifest: Some(manifest.clone()),
+            });
+        }
         only_labelled(name, manifest)?;
         let text = embedded::text(name)?;
         return of_rows(&text, Path::new(&format!("embedded {name}")), manifest);

