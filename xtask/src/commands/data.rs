@@ -323,15 +323,25 @@ fn written((folder, manifest): (PathBuf, Manifest), app: &App) -> anyhow::Result
     if app.json {
         return out::json(&json!({ "folder": folder, "manifest": manifest }));
     }
+    let is_model = manifest.files.iter().any(|file| file.path == "config.json");
     let facts = [
         ("written to", folder.display().to_string()),
         ("what", manifest.title.clone()),
         ("bytes", format::count(manifest.bytes as f64)),
         ("sha256", manifest.sha256.clone()),
-        (
-            "in a recipe",
-            format!("\"data\": {{ \"name\": \"{}\" }}", manifest.name),
-        ),
+        match is_model {
+            true => (
+                "try it",
+                format!(
+                    "echo '\"a text\"' | cargo xtask predict {}",
+                    folder.display()
+                ),
+            ),
+            false => (
+                "in a recipe",
+                format!("\"data\": {{ \"name\": \"{}\" }}", manifest.name),
+            ),
+        },
     ];
     out::raw(table::facts(&facts));
     Ok(())

@@ -58,12 +58,13 @@ pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
 fn summary(found: &Verification, backend: Backend) -> String {
     let count = |status| found.count(status);
     format!(
-        "{} cases on {}: {} passed, {} missed, {} unreadable, {} not implemented yet",
+        "{} cases on {}: {} passed, {} missed, {} unreadable, {} not run, {} not implemented yet",
         found.cases.len(),
         backend.name(),
         count(Status::Passed),
         count(Status::Missed),
         count(Status::Unreadable),
+        count(Status::NotRun),
         count(Status::NotImplemented)
     )
 }
@@ -72,6 +73,7 @@ fn show(case: &CaseResult) {
     let status = match case.status {
         Status::Passed => "passed",
         Status::Missed => "MISSED",
+        Status::NotRun => "not run",
         Status::NotImplemented => "not implemented yet",
         Status::Unreadable => "UNREADABLE",
     };
