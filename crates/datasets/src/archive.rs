@@ -72,6 +72,10 @@ fn read_file(from: &Path, wanted: &dyn Fn(&str) -> bool, limits: Limits) -> Resu
             }
         }
         [b'P', b'K', 3 | 5, 4 | 6] => read_zip(from, open()?, wanted, limits),
+        b"!<ar" => Err(refuse(
+            from,
+            "is a Debian package: unpack it with `dpkg-deb -x PACKAGE FOLDER` and give the folder",
+        )),
         _ => {
             let mut head = vec![0u8; 512];
             let length = read_up_to(&mut open()?, &mut head).map_err(io("read", from))?;

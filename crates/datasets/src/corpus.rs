@@ -108,14 +108,6 @@ pub fn load(spec: &CorpusSpec, base: &Path) -> Result<Corpus> {
             return build(spec, base, name, splits, Some(manifest.clone()));
         }
         let folder = catalogue::locate(name, base)?;
-        if Manifest::of_folder(&folder)?.is_some_and(|manifest| manifest.format.is_none()) {
-            return Err(Error::Layout {
-                path: folder,
-                message: format!(
-                    "\"{name}\" is no text to learn from; `cargo xtask data info {name}` says what it is"
-                ),
-            });
-        }
         return from_path(spec, base, name, &folder);
     }
     if let Some(make) = &spec.make {

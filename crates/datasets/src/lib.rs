@@ -32,6 +32,7 @@
 //! | [`order0_entropy`], [`Anchors`], [`Bounds`] | figures to print beside results |
 //! | [`labelled`], [`glue`] | texts and pairs with a class each |
 //! | [`verses`] | parallel verses in three translations |
+//! | [`images`] | small pictures, as bytes in raster order |
 //! | [`sequences`], [`listops`], [`pathfinder`] | long sequences of ids with a class each |
 //! | [`list`], [`info`], [`import`](import()), `fetch`, [`MakeSpec`] | getting data |
 //!
@@ -47,6 +48,7 @@ mod fetch;
 mod figures;
 mod folder;
 pub mod glue;
+pub mod images;
 mod import;
 pub mod labelled;
 pub mod listops;

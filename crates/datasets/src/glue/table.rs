@@ -61,7 +61,7 @@ pub(super) fn named(
 
 /// Comma-separated values: cells in double quotes may hold commas, line ends and, doubled, quotes. Each row comes with the
 /// line it begins on; empty lines are left out.
-pub(super) fn csv(text: &str) -> Vec<(usize, Vec<String>)> {
+pub(crate) fn csv(text: &str) -> Vec<(usize, Vec<String>)> {
     let mut rows = vec![];
     let (mut row, mut cell) = (vec![], String::new());
     let (mut quoted, mut line, mut begin) = (false, 1, 1);

@@ -17,9 +17,10 @@
 
 mod pairs;
 mod rows;
+pub(crate) mod sources;
 
 pub use pairs::Negatives;
-pub(crate) use rows::{Row, Split, one_line, write_rows};
+pub(crate) use rows::{Row, Split, Table, one_line, write_rows};
 
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,21 @@ pub struct LabelledSpec {
     /// For "nt-verses": which verse stands beside one that is not its own; by default the hardest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negatives: Option<Negatives>,
+    /// At most so many examples of each class; by default all. Tables are shuffled, so the first ones are as good as any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_class: Option<PerClass>,
+}
+
+/// How many examples of each class are taken at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PerClass {
+    /// Of the training split.
+    pub train: usize,
+    /// Of the validation split.
+    pub valid: usize,
+    /// Of the test split.
+    pub test: usize,
 }
 
 /// Labelled texts in three splits.
@@ -94,6 +110,12 @@ impl LabelledSpec {
                 found,
                 "only \"nt-verses\" has a choice of them",
             ));
+        }
+        if let Some(PerClass { train, valid, test }) = self.per_class
+            && [train, valid, test].contains(&0)
+        {
+            let found = format!("{train}, {valid} and {test}");
+            return Err(value("data.per_class", found, "at least 1 in each split"));
         }
         let expected = "either \"name\" alone, or \"task\" with \"path\"";
         match (&self.name, &self.task, &self.path) {
@@ -138,6 +160,34 @@ impl Labelled {
 /// Whatever is wrong with the spec, the files or the texts; [`Error::Missing`] says how to get data that is not here.
 pub fn load(spec: &LabelledSpec, base: &Path) -> Result<Labelled> {
     spec.validate()?;
+    let mut data = read(spec, base)?;
+    if let Some(PerClass { train, valid, test }) = spec.per_class {
+        let splits = [
+            (&mut data.train, train),
+            (&mut data.valid, valid),
+            (&mut data.test, test),
+        ];
+        for (examples, most) in splits {
+            first_of_each(examples, most);
+        }
+    }
+    Ok(data)
+}
+
+/// Keeps the first `most` examples of each class.
+fn first_of_each(examples: &mut Vec<Example>, most: usize) {
+    let mut counts = vec![];
+    examples.retain(|example| match example.label {
+        Label::Class(class) => {
+            counts.resize(counts.len().max(class + 1), 0);
+            counts[class] += 1;
+            counts[class] <= most
+        }
+        Label::Value(_) | Label::None => true,
+    });
+}
+
+fn read(spec: &LabelledSpec, base: &Path) -> Result<Labelled> {
     if let (Some(task), Some(path)) = (&spec.task, &spec.path) {
         return of_glue(Task::from_name(task)?, &base.join(path));
     }

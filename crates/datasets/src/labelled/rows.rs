@@ -37,6 +37,20 @@ pub(crate) struct Row {
     pub text_b: Option<String>,
 }
 
+/// Labelled texts with the names of their classes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub labels: Vec<String>,
+    pub rows: Vec<Row>,
+}
+
+impl Table {
+    pub(crate) fn to_text(&self) -> String {
+        let labels: Vec<&str> = self.labels.iter().map(String::as_str).collect();
+        write_rows(&self.rows, &labels)
+    }
+}
+
 /// The table of `rows`, whose labels have these names. White space in texts becomes single blanks.
 pub(crate) fn write_rows(rows: &[Row], labels: &[&str]) -> String {
     let pairs = rows.iter().any(|row| row.text_b.is_some());

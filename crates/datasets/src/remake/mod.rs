@@ -1,5 +1,6 @@
 //! Making the embedded files again from the packages they come from.
 
+mod emoji;
 mod sotu;
 mod verses;
 
@@ -13,6 +14,7 @@ use crate::archive::{Found, Limits, read_wanted};
 use crate::catalogue;
 use crate::embedded;
 use crate::error::{Error, Result};
+use crate::images::{NAMES, NOTO_EMOJI};
 use crate::manifest::{Manifest, sha256};
 use crate::verses::NT_VERSES;
 
@@ -46,6 +48,16 @@ static MAKERS: &[Maker] = &[
         name: NT_VERSES,
         wants: verses::is_part,
         make: verses::table,
+    },
+    Maker {
+        name: NOTO_EMOJI,
+        wants: emoji::is_part,
+        make: emoji::sheet,
+    },
+    Maker {
+        name: NAMES,
+        wants: emoji::is_table,
+        make: emoji::names,
     },
     Maker {
         name: embedded::BERT_BASE_UNCASED,
@@ -103,7 +115,11 @@ pub fn remake(name: &str, from: &Path) -> Result<Remade> {
             manifest.source.inner_path
         ),
     })?;
-    let compressed = gzip(&content);
+    // Pictures are compressed already.
+    let compressed = match manifest.stored_as_is() {
+        true => content.clone(),
+        false => gzip(&content),
+    };
     Ok(Remade {
         sha256: sha256(&content),
         compressed_sha256: sha256(&compressed),
