@@ -33,7 +33,7 @@
 //! | [`labelled`], [`glue`] | texts and pairs with a class each |
 //! | [`verses`] | parallel verses in three translations |
 //! | [`images`] | small pictures, as bytes in raster order |
-//! | [`sequences`], [`listops`], [`pathfinder`] | long sequences of ids with a class each |
+//! | [`lra`], [`sequences`], [`listops`], [`pathfinder`] | long sequences and pairs of them with a class each |
 //! | [`list`], [`info`], [`import`](import()), `fetch`, [`MakeSpec`] | getting data |
 //!
 //! There is no random generator here: where a stream needs a random number, its caller gives one.
@@ -52,6 +52,7 @@ pub mod images;
 mod import;
 pub mod labelled;
 pub mod listops;
+pub mod lra;
 mod make;
 mod manifest;
 pub mod pathfinder;

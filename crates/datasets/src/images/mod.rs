@@ -8,10 +8,12 @@
 //! # Ok::<(), datasets::Error>(())
 //! ```
 
+mod cifar;
 mod emoji;
 mod idx;
 mod png;
 
+pub use cifar::cifar10;
 pub(crate) use emoji::{
     COLUMNS as EMOJI_COLUMNS, HEADER as EMOJI_HEADER, NAMES, SIDE as EMOJI_SIDE,
 };
@@ -90,6 +92,29 @@ impl Images {
             test: all(self.test),
             ..self
         })
+    }
+
+    /// The pictures in grey: 0.2989 red + 0.5870 green + 0.1140 blue, rounded. Grey ones stay what they are.
+    pub fn grey(self) -> Self {
+        if self.channels != 3 {
+            return self;
+        }
+        let mix = |p: &[u8]| {
+            let [r, g, b] = [p[0], p[1], p[2]].map(f64::from);
+            (0.2989 * r + 0.5870 * g + 0.1140 * b).round() as u8
+        };
+        let grey = |image: Image| Image {
+            pixels: image.pixels.chunks_exact(3).map(mix).collect(),
+            ..image
+        };
+        let all = |images: Vec<Image>| images.into_iter().map(grey).collect();
+        Self {
+            channels: 1,
+            train: all(self.train),
+            valid: all(self.valid),
+            test: all(self.test),
+            ..self
+        }
     }
 
     /// The bytes as ids in raster order, to be classified: the image task of the Long Range Arena. The id 0 is black.

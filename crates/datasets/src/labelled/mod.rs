@@ -20,7 +20,7 @@ mod rows;
 pub(crate) mod sources;
 
 pub use pairs::Negatives;
-pub(crate) use rows::{Row, Split, Table, one_line, write_rows};
+pub(crate) use rows::{Row, Split, Table, one_line, read_rows, write_rows};
 
 use std::path::{Path, PathBuf};
 
