@@ -101,6 +101,7 @@ fn of_trainer(error: &trainer::Error) -> Option<u8> {
 fn of_pretrained(error: &pretrained::Error) -> u8 {
     match error {
         pretrained::Error::Io { source, .. } => of_io(source),
+        pretrained::Error::Hub { .. } => FAILURE,
         _ => USAGE,
     }
 }

@@ -3,12 +3,56 @@
 use crate::app::App;
 use crate::backend::Backend;
 use crate::fail::usage;
-use crate::registry;
+use crate::progress::Meter;
+use crate::{format, registry};
 use anyhow::Context as _;
 use burn::tensor::Device;
 use serde_json::Value;
-use std::path::Path;
-use trainer::{Architecture, CheckpointReader, Experiment, Pretrained, Recipe, RunReader};
+use std::path::{Path, PathBuf};
+use trainer::{
+    Architecture, CheckpointReader, Conversion, Experiment, Pretrained, Recipe, RunReader,
+};
+
+/// What a model is, where its folder does not tell.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Kind {
+    /// The architecture, if the folder does not tell
+    #[arg(long, value_name = "NAME")]
+    pub architecture: Option<String>,
+    /// The head, if `architectures` in config.json does not tell: sequence-classification, token-classification,
+    /// question-answering, multiple-choice, masked-lm, pretraining, next-sentence-prediction, or model for none
+    #[arg(long, value_name = "NAME")]
+    pub head: Option<String>,
+}
+
+/// The folder of a model that was given as a path or, with the feature `hub`, as the name of a published one.
+///
+/// # Errors
+/// A name that cannot be had, or that this program cannot ask for.
+pub fn place(path: &Path, app: &App) -> anyhow::Result<PathBuf> {
+    if !pretrained::is_published_name(path) {
+        return Ok(path.to_path_buf());
+    }
+    if cfg!(not(feature = "hub")) {
+        let words: Vec<String> = app
+            .command
+            .iter()
+            .map(|word| format::shell_word(word))
+            .collect();
+        let path = path.display();
+        return Err(usage(format!(
+            "cannot open {path}: there is no such folder; if it is the name of a published model, run: cargo run -p xtask --features hub -- {}",
+            words.join(" ")
+        )));
+    }
+    let mut meter = Meter::new();
+    let mut show = |download: pretrained::Download<'_>| {
+        let size = || format!("of {}", format::bytes(download.total));
+        let what = format!("getting {}", download.file);
+        meter.show(&what, download.done, Some(download.total), size);
+    };
+    Ok(pretrained::model_folder_with(path, &mut show)?)
+}
 
 /// What a path leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,14 +188,19 @@ pub fn architecture_of(dir: &Path, named: Option<&str>) -> anyhow::Result<&'stat
     if let Some(name) = named {
         return registry::find(name);
     }
-    let config = dir.join("config.json");
+    let inner = pretrained::model_folder(dir)?;
+    let config = inner.join("config.json");
     if !config.is_file() {
         let dir = dir.display();
         return Err(usage(format!(
             "{dir} is not a model folder: config.json is missing; convert a published checkpoint with: cargo xtask convert"
         )));
     }
-    claimed(&pretrained::read_json(&config)?, &tensor_names(dir)?, dir)
+    claimed(
+        &pretrained::read_json(&config)?,
+        &tensor_names(&inner)?,
+        dir,
+    )
 }
 
 /// The names of the tensors in a weights file or model folder.
@@ -167,11 +216,7 @@ pub fn tensor_names(path: &Path) -> anyhow::Result<Vec<String>> {
 ///
 /// # Errors
 /// When it is none.
-pub fn load(
-    path: &Path,
-    architecture: Option<&str>,
-    device: &Device,
-) -> anyhow::Result<Box<dyn Pretrained>> {
+pub fn load(path: &Path, kind: &Kind, device: &Device) -> anyhow::Result<Box<dyn Pretrained>> {
     let dir = match Place::of(path)? {
         Place::Run => path.join("model"),
         Place::Model => path.to_path_buf(),
@@ -195,8 +240,19 @@ pub fn load(
             path.display()
         )));
     }
-    let architecture = architecture_of(&dir, architecture)?;
-    (architecture.load)(&dir, device).with_context(|| dir.display().to_string())
+    let architecture = architecture_of(&dir, kind.architecture.as_deref())?;
+    let loaded = match &kind.head {
+        None => (architecture.load)(&dir, device),
+        Some(_) => {
+            let from = Conversion {
+                checkpoint: dir.clone(),
+                head: kind.head.clone(),
+                ..Conversion::default()
+            };
+            (architecture.convert)(&from, device)
+        }
+    };
+    loaded.with_context(|| dir.display().to_string())
 }
 
 /// A model that somebody wants to use: the model of a folder, or the state of a run that is not finished.
@@ -214,14 +270,14 @@ impl Model {
     /// When there is nothing usable.
     pub fn open(
         path: &Path,
-        architecture: Option<&str>,
+        kind: &Kind,
         backend: Option<Backend>,
         app: &App,
     ) -> anyhow::Result<Self> {
         let unfinished = Place::of(path)? == Place::Run && !path.join("model").is_dir();
         if !unfinished {
             let device = Backend::choose(backend, None)?.device(&app.command)?;
-            return Ok(Self::Pretrained(load(path, architecture, &device)?));
+            return Ok(Self::Pretrained(load(path, kind, &device)?));
         }
         let run = RunReader::open(path)?;
         let backend = Backend::choose(backend, run.recipe.backend.as_deref())?;

@@ -77,6 +77,7 @@ impl Folder {
 
     /// [`Folder::convert`] with the configuration as a value; `from.config` is only named in errors.
     pub(crate) fn convert_with(from: &Conversion, given: Value, device: &Device) -> Result<Self> {
+        from.without_head()?;
         let file = from.config.as_ref().unwrap_or(&from.checkpoint);
         let mut tensors = pretrained::read_tensors(&from.checkpoint)?;
         tensors.retain(|name, _| !from.ignore.iter().any(|rule| matches(rule, name)));

@@ -4,7 +4,7 @@ use crate::classes::{
     BertForMaskedLm, BertForMultipleChoice, BertForNextSentencePrediction, BertForPreTraining,
     BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification,
 };
-use crate::config::BertConfig;
+use crate::config::{BertConfig, Variant};
 use crate::error::{Result, config_error, input_error};
 use crate::input::EncoderInput;
 use crate::model::{BertModel, BertOutput, EncoderCall};
@@ -37,7 +37,7 @@ macro_rules! any {
                 class: &str,
                 device: &Device,
             ) -> Result<(Self, LoadReport)> {
-                let bare = ["Bert", "Roberta"].iter().find_map(|p| class.strip_prefix(p)).unwrap_or(class);
+                let bare = bare_class(class);
                 $(if bare == $model::CLASS {
                     let (model, report) = load::<$model>(checkpoint, Key::new(0), device)?;
                     return Ok((Self::$variant(model), report));
@@ -115,9 +115,55 @@ any! {
 /// # Errors
 /// Files that are missing or damaged, a class or configuration that is not supported, and every tensor that does not fit.
 pub fn load_pretrained(dir: impl AsRef<Path>, device: &Device) -> Result<AnyBert> {
-    let checkpoint = Checkpoint::open(dir)?;
-    let class = class_of(&checkpoint.config, checkpoint.tensors.keys());
-    Ok(AnyBert::from_checkpoint(checkpoint, &class, device)?.0)
+    Ok(AnyBert::complete(Checkpoint::open(dir)?, None, device)?.0)
+}
+
+/// A class's name without its family.
+fn bare_class(class: &str) -> &str {
+    let bare = ["Bert", "Roberta"]
+        .iter()
+        .find_map(|p| class.strip_prefix(p));
+    bare.unwrap_or(class)
+}
+
+/// Whether `head`, as people write it, names this class: `masked-lm`, `ForMaskedLM` and the class's own name all name
+/// `BertForMaskedLM`.
+///
+/// ```
+/// assert!(bert::names_class("masked-lm", "RobertaForMaskedLM"));
+/// assert!(bert::names_class("model", "BertModel"));
+/// assert!(!bert::names_class("classification", "BertForTokenClassification"));
+/// ```
+pub fn names_class(head: &str, class: &str) -> bool {
+    let plain = |text: &str| -> String {
+        let letters = text.chars().filter(char::is_ascii_alphanumeric);
+        letters.map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let forms = match class.split_once("For") {
+        Some((_, task)) => [class.to_owned(), format!("For{task}"), task.to_owned()],
+        None => [class.to_owned(), "Model".to_owned(), "none".to_owned()],
+    };
+    forms.iter().any(|form| plain(form) == plain(head))
+}
+
+/// The class, without its family, that a head's name means: see [`names_class`].
+///
+/// # Errors
+/// A name that means none of them.
+pub fn class_of_head(head: &str) -> Result<&'static str> {
+    let named = |class: &&&str| {
+        ["Bert", "Roberta"]
+            .iter()
+            .any(|family| names_class(head, &format!("{family}{class}")))
+    };
+    let found = AnyBert::CLASSES.iter().find(named);
+    found.copied().ok_or_else(|| {
+        config_error(
+            "the head",
+            format!("{head:?}"),
+            "expected sequence-classification, token-classification, question-answering, multiple-choice, masked-lm, pretraining, next-sentence-prediction or model",
+        )
+    })
 }
 
 /// The class that a configuration names or tensor names imply.
@@ -129,11 +175,17 @@ pub fn class_of<'a>(
         return name.clone();
     }
     let has = |start: &str| tensors.clone().any(|n| n.starts_with(start));
+    let pooled = tensors.clone().any(|n| n.contains("pooler."));
+    let roberta = matches!(config.variant(), Ok(Variant::Roberta));
     match () {
         _ if has("cls.predictions.") && has("cls.seq_relationship.") => "ForPreTraining",
         _ if has("cls.predictions.") || has("lm_head.") => "ForMaskedLM",
         _ if has("cls.seq_relationship.") => "ForNextSentencePrediction",
         _ if has("qa_outputs.") => "ForQuestionAnswering",
+        // RoBERTa's head of sequences has two maps and no pooler.
+        _ if has("classifier.out_proj.") => "ForSequenceClassification",
+        _ if has("classifier.") && roberta && pooled => "ForMultipleChoice",
+        _ if has("classifier.") && !pooled => "ForTokenClassification",
         _ if has("classifier.") => "ForSequenceClassification",
         _ => "Model",
     }
@@ -141,6 +193,27 @@ pub fn class_of<'a>(
 }
 
 impl AnyBert {
+    /// A model all of whose tensors are in the file: of the class that `head` names, else that `architectures` names, else
+    /// that the tensors' names imply.
+    ///
+    /// # Errors
+    /// A class that does not exist, and every tensor that is missing, unused or misshapen.
+    pub fn complete(
+        mut checkpoint: Checkpoint,
+        head: Option<&str>,
+        device: &Device,
+    ) -> Result<(Self, LoadReport)> {
+        let class = match head {
+            Some(head) => class_of_head(head)?.to_owned(),
+            None => class_of(&checkpoint.config, checkpoint.tensors.keys()),
+        };
+        // A file is complete for the class that its configuration names.
+        let family = checkpoint.config.variant()?.class_prefix();
+        let name = format!("{family}{}", bare_class(&class));
+        checkpoint.config.architectures = Some(vec![name]);
+        Self::from_checkpoint(checkpoint, &class, device)
+    }
+
     /// Inputs by Hugging Face's names to outputs by its names.
     ///
     /// Inputs: `input_ids` `[batch, length]` (`[batch, choices, length]` for multiple choice), and optionally

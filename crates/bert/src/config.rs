@@ -171,7 +171,12 @@ impl BertConfig {
         {
             map.insert("pad_token_id".into(), 1.into());
         }
-        let config: Self = pretrained::parse_value(Value::Object(map), file, "")?;
+        let mut config: Self = pretrained::parse_value(Value::Object(map), file, "")?;
+        // Old files hold both; where they differ, the names count, as for Python's transformers.
+        let named = config.id2label.as_ref().map(Map::len);
+        if named.is_some() && named != config.num_labels {
+            config.num_labels = None;
+        }
         config.validate()?;
         Ok(config)
     }
@@ -247,6 +252,13 @@ impl BertConfig {
                 "num_labels",
                 n,
                 format!("id2label names {} classes; make them agree", names.len()),
+            ));
+        }
+        if self.problem_type == Some(ProblemType::SingleLabelClassification) && self.labels() == 1 {
+            return Err(config_error(
+                "problem_type",
+                "\"single_label_classification\"",
+                "one class alone cannot be told from others: expected \"regression\", or two classes",
             ));
         }
         self.refuse_other_mathematics()?;

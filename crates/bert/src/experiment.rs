@@ -8,8 +8,6 @@ use crate::tokenizer::BertTokenizer;
 use crate::weights::{BertClass, Checkpoint, LoadReport, load};
 use burn::prelude::*;
 use core_attn::random::Key;
-use serde_json::json;
-use std::path::Path;
 use trainer::{Error, Experiment, Recipe, Result};
 
 /// The sections of a recipe, before its data is read.
@@ -96,24 +94,6 @@ pub(crate) fn start<M: BertClass>(
     fits(&config, "model")?;
     let model = M::create(&config, key, &device).map_err(Error::other)?;
     Ok((model, LoadReport::default()))
-}
-
-/// Writes the tokenizer beside the weights, as Python's transformers reads it.
-pub(crate) fn save_tokenizer(tokenizer: &BertTokenizer, dir: &Path, length: usize) -> Result<()> {
-    tokenizer.save(dir).map_err(Error::other)?;
-    let special = tokenizer.special();
-    let name = |id: u32| tokenizer.token(id).unwrap_or_default();
-    let config = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": length,
-        "pad_token": name(special.pad), "unk_token": name(special.unknown),
-        "cls_token": name(special.class), "sep_token": name(special.separator),
-        "mask_token": name(special.mask),
-    });
-    let text = serde_json::to_string_pretty(&config).map_err(Error::other)? + "\n";
-    let file = dir.join(crate::tokenizer::TOKENIZER_CONFIG_FILE);
-    pretrained::write_atomic(&file, text.as_bytes())?;
-    Ok(())
 }
 
 /// What is said about a model before a run.

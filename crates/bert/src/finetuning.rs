@@ -3,7 +3,7 @@
 use crate::classes::BertForSequenceClassification;
 use crate::config::ProblemType;
 use crate::data::{Labelled, Sample};
-use crate::experiment::{Common, report_lines, save_tokenizer, start};
+use crate::experiment::{Common, report_lines, start};
 use crate::model::EncoderCall;
 use crate::parts::Mode;
 use crate::predict::answer;
@@ -211,7 +211,10 @@ impl Experiment for FineTuning {
     fn export(&self, dir: &Path) -> Result<()> {
         let model = self.learner.evaluation_model();
         model.save_pretrained(dir).map_err(Error::other)?;
-        save_tokenizer(&self.data.tokenizer, dir, self.max_length)
+        self.data
+            .tokenizer
+            .save_for(dir, Some(self.max_length))
+            .map_err(Error::other)
     }
 
     fn load_model(&mut self, dir: &Path) -> Result<()> {

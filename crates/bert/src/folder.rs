@@ -1,9 +1,9 @@
 //! Model folders and published checkpoints, as the tools use them.
 
-use crate::auto::{AnyBert, class_of};
-use crate::predict::answer;
-use crate::sentence::{Pooling, pooling_of};
-use crate::tokenizer::{BertTokenizer, TOKENIZER_FILE, TOKENIZER_FILES, VOCAB_FILE};
+use crate::auto::AnyBert;
+use crate::predict::answer_within;
+use crate::sentence::{Pooling, longest_sentence, pooling_of};
+use crate::tokenizer::{BertTokenizer, TOKENIZER_FILE, VOCAB_FILE, tokenizer_files};
 use crate::weights::{CONFIG_FILE, Checkpoint, LoadReport};
 use burn::prelude::*;
 use pretrained::NamedTensors;
@@ -25,6 +25,8 @@ pub struct Folder {
     /// Why there is no tokenizer, where there is none.
     pub(crate) tokenizer: std::result::Result<BertTokenizer, String>,
     pub(crate) pooling: Pooling,
+    /// Longest input that the folder asks for, where it does.
+    longest: Option<usize>,
     report: LoadReport,
     files: Vec<(&'static str, Vec<u8>)>,
 }
@@ -36,29 +38,32 @@ impl Folder {
     /// Files that are missing or do not fit.
     pub fn open(dir: &Path, device: &Device) -> Result<Self> {
         let checkpoint = Checkpoint::open(dir).map_err(Error::other)?;
-        Self::of(checkpoint, dir, device)
+        Self::of(checkpoint, None, dir, device)
     }
 
-    fn of(checkpoint: Checkpoint, dir: &Path, device: &Device) -> Result<Self> {
-        let class = class_of(&checkpoint.config, checkpoint.tensors.keys());
-        let (model, report) =
-            AnyBert::from_checkpoint(checkpoint, &class, device).map_err(Error::other)?;
-        let mut files = vec![];
-        for name in TOKENIZER_FILES.into_iter().chain(SENTENCE_FILES) {
-            let file = dir.join(name);
+    fn of(checkpoint: Checkpoint, head: Option<&str>, dir: &Path, device: &Device) -> Result<Self> {
+        let (model, report) = AnyBert::complete(checkpoint, head, device).map_err(Error::other)?;
+        let inner = pretrained::model_folder(dir)?;
+        let mut files = tokenizer_files(&inner).map_err(Error::other)?;
+        for name in SENTENCE_FILES {
+            let file = match dir.join(name) {
+                outer if outer.is_file() => outer,
+                _ => inner.join(name),
+            };
             if file.is_file() {
                 let bytes = std::fs::read(&file).map_err(|source| Error::Io {
                     action: "read",
                     path: file,
                     source,
                 })?;
-                files.push((name, bytes));
+                files.push((name, flattened(name, bytes)));
             }
         }
         let mut folder = Self {
             model,
-            tokenizer: BertTokenizer::from_folder(dir).map_err(|e| e.to_string()),
+            tokenizer: BertTokenizer::from_folder(&inner).map_err(|e| e.to_string()),
             pooling: pooling_of(dir).map_err(Error::other)?,
+            longest: longest_sentence(&inner).map_err(Error::other)?,
             report,
             files,
         };
@@ -89,13 +94,21 @@ impl Folder {
             true => from.checkpoint.clone(),
             false => from.checkpoint.parent().unwrap_or(Path::new("")).to_owned(),
         };
-        let config_file = from.config.clone().unwrap_or_else(|| dir.join(CONFIG_FILE));
+        let inner = pretrained::model_folder(&dir)?;
+        let config_file = from
+            .config
+            .clone()
+            .unwrap_or_else(|| inner.join(CONFIG_FILE));
         let config: Value = pretrained::read_json(&config_file)?;
-        let mut tensors = pretrained::read_tensors(&from.checkpoint)?;
+        let file = match from.checkpoint.is_dir() {
+            true => pretrained::weights_file(&inner)?,
+            false => from.checkpoint.clone(),
+        };
+        let mut tensors = pretrained::read_tensors(&file)?;
         tensors.retain(|name, _| !from.ignore.iter().any(|rule| matches(rule, name)));
-        let checkpoint = Checkpoint::new(config, &config_file, tensors, &from.checkpoint)
-            .map_err(Error::other)?;
-        let mut folder = Self::of(checkpoint, &dir, device)?;
+        let checkpoint =
+            Checkpoint::new(config, &config_file, tensors, &file).map_err(Error::other)?;
+        let mut folder = Self::of(checkpoint, from.head.as_deref(), &dir, device)?;
         if let Some(vocab) = &from.vocab {
             let json = vocab.extension().is_some_and(|e| e == "json");
             let (name, tokenizer) = match json {
@@ -122,6 +135,23 @@ impl Folder {
     pub fn model(&self) -> &AnyBert {
         &self.model
     }
+}
+
+/// A folder is written flat: the weights of a sentence-transformers folder lie beside its `modules.json`.
+fn flattened(name: &str, bytes: Vec<u8>) -> Vec<u8> {
+    if name != "modules.json" {
+        return bytes;
+    }
+    let Ok(mut modules) = serde_json::from_slice::<Vec<Value>>(&bytes) else {
+        return bytes;
+    };
+    for module in &mut modules {
+        let kind = module.get("type").and_then(Value::as_str).unwrap_or("");
+        if kind.ends_with(".Transformer") {
+            module["path"] = "".into();
+        }
+    }
+    serde_json::to_vec_pretty(&modules).unwrap_or(bytes)
 }
 
 fn matches(rule: &str, name: &str) -> bool {
@@ -218,6 +248,7 @@ impl Predict for Folder {
             .tokenizer
             .as_ref()
             .map_err(|reason| Error::value("the model's tokenizer", "absent", reason.clone()))?;
-        answer(&self.model, tokenizer, self.pooling, input).map_err(Error::other)
+        answer_within(&self.model, tokenizer, self.pooling, self.longest, input)
+            .map_err(Error::other)
     }
 }

@@ -152,6 +152,36 @@ impl EncoderInput {
         Ok(input)
     }
 
+    /// Longer rows: what is added on the right holds the id `pad` and is no real token. Rows that are long enough already,
+    /// or whose positions were given, stay as they are.
+    #[must_use]
+    pub fn padded_to(self, length: usize, pad: i64) -> Self {
+        if self.length >= length || self.position_ids.is_some() {
+            return self;
+        }
+        fn longer<T: Copy>(values: &[T], from: usize, to: usize, fill: T) -> Vec<T> {
+            let rows = values.chunks(from);
+            rows.flat_map(|row| {
+                let added = std::iter::repeat_n(fill, to - from);
+                row.iter().copied().chain(added)
+            })
+            .collect()
+        }
+        let old = self.length;
+        let real = self
+            .attention_mask
+            .unwrap_or_else(|| vec![true; self.batch * old]);
+        Self {
+            length,
+            input_ids: longer(&self.input_ids, old, length, pad),
+            attention_mask: Some(longer(&real, old, length, false)),
+            token_type_ids: self
+                .token_type_ids
+                .map(|types| longer(&types, old, length, 0)),
+            ..self
+        }
+    }
+
     /// Number of sequences.
     pub fn batch(&self) -> usize {
         self.batch

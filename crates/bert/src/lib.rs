@@ -45,7 +45,8 @@
 //! | WordPiece | [`BertTokenizer`], [`train_vocabulary`] |
 //! | checkpoints | [`load_pretrained`], [`Checkpoint`], [`AnyBert`] |
 //!
-//! The feature `train` (on by default) adds what the tools need: recipes, the two training runs and replays. Without it the
+//! Classes load folders of Hugging Face's library, the older `.bin` files and shards among them; with the feature `hub` also
+//! the names of published models, such as `bert-base-uncased`. The feature `train` (on by default) adds what the tools need: recipes, the two training runs and replays. Without it the
 //! crate depends on Burn, `core-attn`, `pretrained` and `tokenizers` alone.
 #![recursion_limit = "256"]
 
@@ -90,7 +91,7 @@ struct Readme;
 
 pub use activation::{Activation, gelu, gelu_tanh};
 pub use attention::{AttentionOutput, BertAttention, BertSelfAttention, LayerCall, LayerWidth};
-pub use auto::{AnyBert, class_of, load_pretrained};
+pub use auto::{AnyBert, class_of, class_of_head, load_pretrained, names_class};
 pub use classes::{
     BertForMaskedLm, BertForMultipleChoice, BertForNextSentencePrediction, BertForPreTraining,
     BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification,
@@ -111,17 +112,17 @@ pub use model::{
     first_token,
 };
 pub use parts::{FeedForward, Mode, Norm, Projection, ResidualOutput, linear};
-pub use sentence::{Pooling, normalise, pool, pooling_of};
+pub use sentence::{Pooling, longest_sentence, normalise, pool, pooling_of};
 pub use tokenizer::{
-    BertTokenizer, Encoded, SpecialIds, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES,
-    TokenizerOptions, VOCAB_FILE, collate,
+    BertTokenizer, Encoded, MaskToken, SpecialIds, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE,
+    TOKENIZER_FILES, TokenizerOptions, VOCAB_FILE, collate, tokenizer_files,
 };
 pub use weights::{
     BertClass, CONFIG_FILE, Checkpoint, LoadReport, WEIGHTS_FILE, class_name, load, save,
     saved_tensors,
 };
 
-pub use predict::answer;
+pub use predict::{Answering, Form, Scores, answer};
 pub use vocabulary::{SPECIAL_TOKENS, train_vocabulary};
 #[cfg(feature = "train")]
 pub use {

@@ -3,7 +3,7 @@
 use crate::classes::BertForPreTraining;
 use crate::config::BertConfig;
 use crate::data::{CorpusText, Sentences, batch_of, tokenizer};
-use crate::experiment::{Common, report_lines, save_tokenizer, start};
+use crate::experiment::{Common, report_lines, start};
 use crate::model::EncoderCall;
 use crate::parts::Mode;
 use crate::predict::answer;
@@ -237,7 +237,9 @@ impl Experiment for PreTraining {
     fn export(&self, dir: &Path) -> Result<()> {
         let model = self.learner.evaluation_model();
         model.save_pretrained(dir).map_err(Error::other)?;
-        save_tokenizer(&self.tokenizer, dir, self.max_length)
+        self.tokenizer
+            .save_for(dir, Some(self.max_length))
+            .map_err(Error::other)
     }
 
     fn load_model(&mut self, dir: &Path) -> Result<()> {

@@ -77,6 +77,13 @@ pub fn pooling_of(dir: impl AsRef<Path>) -> Result<Pooling> {
         ));
     }
     let config: Value = pretrained::read_json(&dir.join(path).join("config.json"))?;
+    // Newer files name the mode instead of switching on one of several.
+    match config.get("pooling_mode").and_then(Value::as_str) {
+        Some("mean") => return Ok(Pooling::Mean),
+        Some("cls") => return Ok(Pooling::Cls),
+        Some("max") => return Ok(Pooling::Max),
+        _ => {}
+    }
     let on = |key: &str| config.get(key).and_then(Value::as_bool) == Some(true);
     let modes = [
         ("pooling_mode_mean_tokens", Pooling::Mean),
@@ -96,4 +103,18 @@ pub fn pooling_of(dir: impl AsRef<Path>) -> Result<Pooling> {
             "expected exactly one of pooling_mode_mean_tokens, pooling_mode_cls_token, pooling_mode_max_tokens",
         )),
     }
+}
+
+/// Longest input in tokens that a sentence-transformers folder asks for, in its `sentence_bert_config.json`.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn longest_sentence(dir: impl AsRef<Path>) -> Result<Option<usize>> {
+    let file = dir.as_ref().join("sentence_bert_config.json");
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let config: Value = pretrained::read_json(&file)?;
+    let length = config.get("max_seq_length").and_then(Value::as_u64);
+    Ok(length.filter(|n| *n > 0).map(|n| n as usize))
 }

@@ -3,11 +3,15 @@
 use crate::error::{Error, Result, input_error};
 use crate::input::EncoderInput;
 use serde::Deserialize;
+use serde_json::json;
 use std::path::{Path, PathBuf};
+use tokenizers::models::bpe::BPE;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::bert::BertProcessing;
+use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::utils::truncation::truncate_encodings;
 use tokenizers::{
     AddedToken, PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
@@ -23,15 +27,34 @@ pub const VOCAB_FILE: &str = "vocab.txt";
 pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
 /// Everything about a tokenizer that may lie in a model folder and travels with it.
-pub const TOKENIZER_FILES: [&str; 7] = [
+pub const TOKENIZER_FILES: [&str; 8] = [
     TOKENIZER_FILE,
     VOCAB_FILE,
     TOKENIZER_CONFIG_FILE,
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
+    PIECES_FILE,
+    MERGES_FILE,
+    "spiece.model",
 ];
+
+/// The files of a byte-level vocabulary, RoBERTa's: the ids, and the pairs that are joined, in order.
+const PIECES_FILE: &str = "vocab.json";
+const MERGES_FILE: &str = "merges.txt";
+
+/// The tokenizer's files of a model folder, by name and content.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn tokenizer_files(dir: impl AsRef<Path>) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let files = TOKENIZER_FILES
+        .into_iter()
+        .map(|name| (name, dir.as_ref().join(name)));
+    let present = files.filter(|(_, file)| file.is_file());
+    present
+        .map(|(name, file)| Ok((name, read(&file)?)))
+        .collect()
+}
 
 /// How text is cleaned before WordPiece; the keys are those of `tokenizer_config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -43,6 +66,34 @@ pub struct TokenizerOptions {
     pub strip_accents: Option<bool>,
     /// Whether every Chinese character is a word of its own.
     pub tokenize_chinese_chars: bool,
+    /// Whether the first word is treated as if a blank stood before it; for byte-level vocabularies.
+    pub add_prefix_space: bool,
+    /// The mask's token, for byte-level vocabularies: an object may say whether the blank before it belongs to it.
+    pub mask_token: MaskToken,
+}
+
+/// What a `tokenizer_config.json` says about the mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaskToken {
+    /// Whether the blank before a mask belongs to it, as RoBERTa was trained.
+    pub lstrip: bool,
+}
+
+impl Default for MaskToken {
+    fn default() -> Self {
+        Self { lstrip: true }
+    }
+}
+
+impl<'de> Deserialize<'de> for MaskToken {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        // Either the token alone or an object about it.
+        let value = serde_json::Value::deserialize(from)?;
+        let lstrip = value.get("lstrip").and_then(serde_json::Value::as_bool);
+        Ok(Self {
+            lstrip: lstrip.unwrap_or(true),
+        })
+    }
 }
 
 impl Default for TokenizerOptions {
@@ -51,6 +102,8 @@ impl Default for TokenizerOptions {
             do_lower_case: true,
             strip_accents: None,
             tokenize_chinese_chars: true,
+            add_prefix_space: false,
+            mask_token: MaskToken::default(),
         }
     }
 }
@@ -90,6 +143,8 @@ pub struct Encoded {
 pub struct BertTokenizer {
     inner: Tokenizer,
     special: SpecialIds,
+    /// The folder's files it was read from.
+    files: Vec<(&'static str, Vec<u8>)>,
 }
 
 fn failed(file: &Path, message: impl ToString) -> Error {
@@ -101,31 +156,80 @@ fn failed(file: &Path, message: impl ToString) -> Error {
 
 impl BertTokenizer {
     /// Reads the tokenizer of a model folder: `tokenizer.json`, or else `vocab.txt` with the casing that
-    /// `tokenizer_config.json` asks for.
+    /// `tokenizer_config.json` asks for, or else RoBERTa's `vocab.json` with `merges.txt`.
     ///
     /// # Errors
-    /// Neither file, or one that cannot be read.
+    /// None of these files, or one that cannot be read.
     pub fn from_folder(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
+        let dir = pretrained::model_folder(dir.as_ref())?;
+        let mut found = Self::of_folder(&dir)?;
+        found.files = tokenizer_files(&dir)?;
+        Ok(found)
+    }
+
+    fn of_folder(dir: &Path) -> Result<Self> {
         let whole = dir.join(TOKENIZER_FILE);
         if whole.is_file() {
             return Self::from_json_file(&whole);
-        }
-        let vocab = dir.join(VOCAB_FILE);
-        if !vocab.is_file() {
-            return Err(failed(
-                dir,
-                format!(
-                    "holds neither {TOKENIZER_FILE} nor {VOCAB_FILE}; put the model's tokenizer into the folder"
-                ),
-            ));
         }
         let config = dir.join(TOKENIZER_CONFIG_FILE);
         let options = match config.is_file() {
             true => pretrained::read_json(&config)?,
             false => TokenizerOptions::default(),
         };
-        Self::from_vocab_file(&vocab, options)
+        let vocab = dir.join(VOCAB_FILE);
+        if vocab.is_file() {
+            return Self::from_vocab_file(&vocab, options);
+        }
+        let (pieces, merges) = (dir.join(PIECES_FILE), dir.join(MERGES_FILE));
+        if pieces.is_file() && merges.is_file() {
+            return Self::from_byte_level_files(&pieces, &merges, options);
+        }
+        Err(failed(
+            dir,
+            format!(
+                "holds neither {TOKENIZER_FILE}, nor {VOCAB_FILE}, nor {PIECES_FILE} with {MERGES_FILE}; put the model's tokenizer into the folder"
+            ),
+        ))
+    }
+
+    /// Reads the `vocab.json` and `merges.txt` of a byte-level vocabulary, RoBERTa's: `<s> a </s>`, or
+    /// `<s> a </s></s> b </s>`.
+    ///
+    /// # Errors
+    /// Files that cannot be read or do not belong together, and a vocabulary without one of the special tokens.
+    pub fn from_byte_level_files(
+        vocab: &Path,
+        merges: &Path,
+        options: TokenizerOptions,
+    ) -> Result<Self> {
+        let name = |file: &Path| file.to_string_lossy().into_owned();
+        read(vocab)?;
+        read(merges)?;
+        let model = BPE::from_file(&name(vocab), &name(merges))
+            .build()
+            .map_err(|e| failed(vocab, e))?;
+        let mut inner = Tokenizer::new(model);
+        let id = |token: &str| {
+            let found = inner.token_to_id(token);
+            found.ok_or_else(|| failed(vocab, format!("has no entry {token}")))
+        };
+        let ends = [("</s>", id("</s>")?), ("<s>", id("<s>")?)];
+        let [separator, class] = ends.map(|(token, id)| (token.to_owned(), id));
+        let bytes = ByteLevel::default().add_prefix_space(options.add_prefix_space);
+        inner
+            .with_pre_tokenizer(Some(bytes))
+            .with_decoder(Some(ByteLevel::default()))
+            .with_post_processor(Some(
+                RobertaProcessing::new(separator, class)
+                    .trim_offsets(true)
+                    .add_prefix_space(options.add_prefix_space),
+            ));
+        let special = ["<s>", "<pad>", "</s>", "<unk>"].map(|token| AddedToken::from(token, true));
+        inner.add_special_tokens(&special);
+        let mask = AddedToken::from("<mask>", true).lstrip(options.mask_token.lstrip);
+        inner.add_special_tokens(&[mask]);
+        Self::new(inner, vocab)
     }
 
     /// Reads a `tokenizer.json`. Truncation and padding that it asks for are switched off.
@@ -213,7 +317,11 @@ impl BertTokenizer {
             separator: id(["[SEP]", "</s>"])?,
             mask: id(["[MASK]", "<mask>"])?,
         };
-        Ok(Self { inner, special })
+        Ok(Self {
+            inner,
+            special,
+            files: vec![],
+        })
     }
 
     /// The special tokens' ids.
@@ -304,14 +412,42 @@ impl BertTokenizer {
         collate(&rows, self.special.pad)
     }
 
-    /// Writes `tokenizer.json`.
+    /// Writes the files it was read from into a model folder; for one that was made, `tokenizer.json` and
+    /// `tokenizer_config.json`. Python's `AutoTokenizer` reads either.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
+        self.save_for(dir, None)
+    }
+
+    /// The same for a model that takes inputs of at most `longest` tokens.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save_for(&self, dir: &Path, longest: Option<usize>) -> Result<()> {
+        for (name, bytes) in &self.files {
+            pretrained::write_atomic(&dir.join(name), bytes)?;
+        }
+        if !self.files.is_empty() {
+            return Ok(());
+        }
         let file = dir.join(TOKENIZER_FILE);
         let json = self.inner.to_string(true).map_err(|e| failed(&file, e))?;
         pretrained::write_atomic(&file, json.as_bytes())?;
+        let name = |id: u32| self.token(id).unwrap_or_default();
+        let special = self.special;
+        let mut config = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": name(special.pad), "unk_token": name(special.unknown),
+            "cls_token": name(special.class), "sep_token": name(special.separator),
+            "mask_token": name(special.mask),
+        });
+        if let Some(longest) = longest {
+            config["model_max_length"] = longest.into();
+        }
+        let text = format!("{config:#}\n");
+        pretrained::write_atomic(&dir.join(TOKENIZER_CONFIG_FILE), text.as_bytes())?;
         Ok(())
     }
 }

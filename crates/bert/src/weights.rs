@@ -42,15 +42,16 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads `config.json` and the weights of a folder: safetensors, their index with shards, or a torch file.
+    /// Reads `config.json` and the weights of a folder: safetensors, their index with shards, or a torch file. With the
+    /// feature `hub` the name of a published model does as well.
     ///
     /// # Errors
     /// Files that are missing or damaged, and a configuration that is not supported.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
+        let dir = pretrained::model_folder(dir.as_ref())?;
         let config_file = dir.join(CONFIG_FILE);
         let config: Value = pretrained::read_json(&config_file)?;
-        let file = pretrained::weights_file(dir)?;
+        let file = pretrained::weights_file(&dir)?;
         Self::new(
             config,
             &config_file,

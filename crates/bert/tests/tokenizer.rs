@@ -2,6 +2,7 @@
 
 use bert::{BertTokenizer, SPECIAL_TOKENS, TokenizerOptions, train_vocabulary};
 use std::fs;
+use std::path::Path;
 
 const WORDS: [&str; 9] = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "Cat",
@@ -135,4 +136,76 @@ fn a_made_vocabulary_spells_its_text() {
     let ids = tokenizer.encode(text, None, None).unwrap().ids;
     assert!(!ids.contains(&tokenizer.special().unknown));
     assert!(train_vocabulary(text, 20, TokenizerOptions::default()).is_err());
+}
+
+/// A byte-level vocabulary as RoBERTa's: two letters are joined, a blank is `Ġ`.
+fn byte_level(dir: &Path, config: &str) {
+    let tokens = [
+        "<s>", "<pad>", "</s>", "<unk>", "a", "b", "ab", "\u{120}", "\u{120}a", "<mask>",
+    ];
+    let ids = tokens.iter().enumerate();
+    let vocab: serde_json::Map<_, _> = ids.map(|(i, t)| ((*t).to_owned(), i.into())).collect();
+    fs::write(
+        dir.join("vocab.json"),
+        serde_json::Value::from(vocab).to_string(),
+    )
+    .unwrap();
+    fs::write(dir.join("merges.txt"), "#version: 0.2\na b\n\u{120} a\n").unwrap();
+    fs::write(dir.join("tokenizer_config.json"), config).unwrap();
+}
+
+#[test]
+fn byte_level_vocabularies_give_robertas_form_and_travel() {
+    let dir = tempfile::tempdir().unwrap();
+    byte_level(dir.path(), "{}");
+    let tokenizer = BertTokenizer::from_folder(dir.path()).unwrap();
+    let pair = tokenizer.encode("ab a", Some("b"), None).unwrap();
+    assert_eq!(pair.ids, [0, 6, 8, 2, 2, 5, 2]);
+    assert_eq!(pair.type_ids, [0; 7], "RoBERTa has one segment");
+    assert_eq!(pair.offsets[1..3], [(0, 2), (3, 4)]);
+    // The blank before a mask belongs to it, unless the folder says otherwise.
+    assert_eq!(
+        tokenizer.encode("ab <mask>", None, None).unwrap().ids,
+        [0, 6, 9, 2]
+    );
+    let special = tokenizer.special();
+    assert_eq!((special.pad, special.mask, special.class), (1, 9, 0));
+    assert_eq!(
+        tokenizer
+            .encode("ab ab ab", Some("ab"), Some(6))
+            .unwrap()
+            .ids
+            .len(),
+        6
+    );
+
+    let other = tempfile::tempdir().unwrap();
+    tokenizer.save(other.path()).unwrap();
+    for name in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
+        let read = |dir: &Path| fs::read(dir.join(name)).unwrap();
+        assert_eq!(read(dir.path()), read(other.path()), "{name}");
+    }
+    byte_level(
+        dir.path(),
+        r#"{ "mask_token": { "lstrip": false }, "add_prefix_space": true }"#,
+    );
+    let strict = BertTokenizer::from_folder(dir.path()).unwrap();
+    assert_eq!(
+        strict.encode("a <mask>", None, None).unwrap().ids,
+        [0, 8, 7, 9, 2]
+    );
+
+    fs::write(dir.path().join("merges.txt"), "#version: 0.2\na c\n").unwrap();
+    let error = BertTokenizer::from_folder(dir.path())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("vocab.json"), "{error}");
+    fs::remove_file(dir.path().join("merges.txt")).unwrap();
+    let error = BertTokenizer::from_folder(dir.path())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("merges.txt") && error.contains("vocab.txt"),
+        "{error}"
+    );
 }

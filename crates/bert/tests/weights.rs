@@ -499,3 +499,90 @@ fn multiple_choice_takes_three_dimensions_and_gives_one_score_a_choice() {
     let ids = TensorData::new(vec![2i64, 5, 3, 2], [1, 2, 2]);
     assert!(model.forward([("input_ids".into(), ids)].into()).is_err());
 }
+
+#[test]
+fn a_head_is_named_as_people_write_it_and_its_tensors_must_be_there() {
+    let device = Device::flex();
+    for (class, head) in [
+        ("ForTokenClassification", "token-classification"),
+        ("ForMultipleChoice", "MultipleChoice"),
+        ("ForMaskedLM", "BertForMaskedLM"),
+        ("Model", "model"),
+    ] {
+        let (dir, model) = saved(class, "bert");
+        set_config(dir.path(), |config| {
+            config.remove("architectures");
+        });
+        let open = || Checkpoint::open(dir.path()).unwrap();
+        let (found, _) = AnyBert::complete(open(), Some(head), &device).unwrap();
+        assert_eq!(found.class(), class);
+        if class != "ForMultipleChoice" {
+            equal(&outputs(&model), &outputs(&found), 0.0);
+        }
+        let other = AnyBert::complete(open(), Some("question-answering"), &device).unwrap_err();
+        assert!(other.to_string().contains("qa_outputs.weight"), "{other}");
+        let none = AnyBert::complete(open(), Some("translation"), &device).unwrap_err();
+        assert!(none.to_string().contains("masked-lm"), "{none}");
+    }
+    // Where nothing is named, the tensors tell as much as they can.
+    for (class, variant) in [
+        ("ForTokenClassification", "bert"),
+        ("ForTokenClassification", "roberta"),
+        ("ForSequenceClassification", "roberta"),
+        ("ForMultipleChoice", "roberta"),
+        ("ForSequenceClassification", "bert"),
+    ] {
+        let (dir, _) = saved(class, variant);
+        set_config(dir.path(), |config| {
+            config.remove("architectures");
+        });
+        assert_eq!(load_pretrained(dir.path(), &device).unwrap().class(), class);
+    }
+}
+
+#[test]
+fn values_that_make_it_another_model_are_refused_by_name() {
+    let (dir, _) = saved("ForSequenceClassification", "bert");
+    let original = config_of(dir.path());
+    for (key, value) in [
+        ("position_embedding_type", json!("relative_key")),
+        ("is_decoder", json!(true)),
+        ("add_cross_attention", json!(true)),
+        ("pruned_heads", json!({ "0": [1] })),
+        ("hidden_act", json!("mish")),
+        ("model_type", json!("deberta")),
+        ("embedding_size", json!(8)),
+        ("problem_type", json!("ranking")),
+        ("num_attention_heads", json!(3)),
+        ("hidden_size", json!("16")),
+        ("architectures", json!(["BertForTranslation"])),
+    ] {
+        set_config(dir.path(), |config| {
+            config.insert(key.into(), value.clone());
+        });
+        let error = load_pretrained(dir.path(), &Device::flex()).unwrap_err();
+        assert!(
+            error.to_string().contains(key) || key == "num_attention_heads",
+            "{key}: {error}"
+        );
+        fs::write(dir.path().join(CONFIG_FILE), original.to_string()).unwrap();
+    }
+    // Values that leave it the same model are no reason to refuse.
+    set_config(dir.path(), |config| {
+        for (key, value) in [
+            ("position_embedding_type", json!("absolute")),
+            ("is_decoder", json!(false)),
+            ("pruned_heads", json!({})),
+            ("torch_dtype", json!("float16")),
+            ("some_future_key", json!([1, { "a": null }])),
+        ] {
+            config.insert(key.into(), value);
+        }
+    });
+    let model = load_pretrained(dir.path(), &Device::flex()).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    model.save_pretrained(other.path()).unwrap();
+    let config = config_of(other.path());
+    assert_eq!(config["some_future_key"], json!([1, { "a": null }]));
+    assert_eq!(config["torch_dtype"], "float32", "what is written is f32");
+}

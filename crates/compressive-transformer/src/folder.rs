@@ -73,6 +73,7 @@ pub(crate) fn open(dir: &Path, device: &Device) -> Result<Box<dyn Pretrained>> {
 
 /// Reads a checkpoint of either upstream, whose configuration must be given: it does not follow from the tensors.
 pub(crate) fn convert(from: &Conversion, device: &Device) -> Result<Box<dyn Pretrained>> {
+    from.without_head()?;
     let mut tensors = pretrained::read_tensors(&from.checkpoint)?;
     tensors.retain(|name, _| !from.ignore.iter().any(|rule| matches(rule, name)));
     let Some(file) = &from.config else {

@@ -137,7 +137,12 @@ impl NystromformerConfig {
     /// # Errors
     /// As [`NystromformerConfig::from_file`].
     pub fn from_value(value: Value, file: &Path) -> Result<Self> {
-        let config: Self = pretrained::parse_value(value, file, "")?;
+        let mut config: Self = pretrained::parse_value(value, file, "")?;
+        // Where a file holds both and they differ, the names count, as for Python's transformers.
+        let named = config.id2label.as_ref().map(Map::len);
+        if named.is_some() && named != config.num_labels {
+            config.num_labels = None;
+        }
         config.validate()?;
         Ok(config)
     }
@@ -263,6 +268,13 @@ impl NystromformerConfig {
     pub fn labels(&self) -> usize {
         let named = self.id2label.as_ref().map(Map::len);
         self.num_labels.or(named).unwrap_or(2)
+    }
+
+    /// The classes' names: from `id2label`, else `LABEL_0`, `LABEL_1`, …
+    pub fn label_names(&self) -> Vec<String> {
+        let named = |i: usize| self.id2label.as_ref()?.get(&i.to_string())?.as_str();
+        let name = |i: usize| named(i).map_or_else(|| format!("LABEL_{i}"), str::to_owned);
+        (0..self.labels()).map(name).collect()
     }
 
     /// Where the pseudo-inverse starts.

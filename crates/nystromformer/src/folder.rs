@@ -9,13 +9,16 @@ use crate::model::NystromformerModel;
 use crate::names;
 use crate::weights::CONFIG_FILE;
 use crate::{NystromformerConfig, from_tensors, save_pretrained};
-use bert::{EncoderInput, Mode};
+use bert::{
+    Answering, BertTokenizer, EncoderInput, Form, Mode, Pooling, Scores, names_class, normalise,
+    pool, tokenizer_files,
+};
 use burn::prelude::*;
 use core_attn::random::Key;
 use pretrained::NamedTensors;
 use serde_json::Value;
 use std::path::Path;
-use trainer::{Conversion, Error, Pretrained, Result};
+use trainer::{Conversion, Error, Predict, Pretrained, Result};
 
 /// A model of any class of this crate that a folder may hold.
 enum Model {
@@ -33,6 +36,10 @@ enum Model {
 pub struct Folder {
     model: Model,
     notes: Vec<(String, String)>,
+    /// The tokenizer's files, which travel with the weights.
+    files: Vec<(&'static str, Vec<u8>)>,
+    /// Why there is no tokenizer, where there is none.
+    tokenizer: std::result::Result<BertTokenizer, String>,
 }
 
 /// Whether a folder with this configuration and these tensors is one of this architecture.
@@ -66,6 +73,17 @@ impl Folder {
     /// # Errors
     /// Files that are missing or do not fit.
     pub fn convert(from: &Conversion, device: &Device) -> Result<Self> {
+        let mut folder = Self::without_tokenizer(from, device)?;
+        let dir = match from.checkpoint.is_dir() {
+            true => from.checkpoint.as_path(),
+            false => from.checkpoint.parent().unwrap_or(Path::new("")),
+        };
+        folder.files = tokenizer_files(dir).map_err(Error::other)?;
+        folder.tokenizer = BertTokenizer::from_folder(dir).map_err(|e| e.to_string());
+        Ok(folder)
+    }
+
+    fn without_tokenizer(from: &Conversion, device: &Device) -> Result<Self> {
         let file = match from.checkpoint.is_dir() {
             true => pretrained::weights_file(&from.checkpoint)?,
             false => from.checkpoint.clone(),
@@ -85,6 +103,7 @@ impl Folder {
             config = model.clone();
         }
         if is_lra(&tensors) {
+            from.without_head()?;
             return Self::lra(config, tensors, &config_file, &file, device);
         }
         let mut notes = vec![];
@@ -117,7 +136,7 @@ impl Folder {
             }
             config
         };
-        Self::hugging_face(&config, tensors, &file, notes, device)
+        Self::hugging_face(&config, tensors, &file, from.head.as_deref(), notes, device)
     }
 
     fn lra(
@@ -141,6 +160,8 @@ impl Folder {
         Ok(Self {
             model: model.map_err(Error::other)?,
             notes: vec![],
+            files: vec![],
+            tokenizer: Err("LRA's classifiers read ids, not words".into()),
         })
     }
 
@@ -148,14 +169,33 @@ impl Folder {
         config: &NystromformerConfig,
         tensors: NamedTensors,
         file: &Path,
+        head: Option<&str>,
         mut notes: Vec<(String, String)>,
         device: &Device,
     ) -> Result<Self> {
+        const CLASSES: [&str; 6] = [
+            NystromformerModel::CLASS,
+            NystromformerForMaskedLm::CLASS,
+            NystromformerForSequenceClassification::CLASS,
+            NystromformerForTokenClassification::CLASS,
+            NystromformerForQuestionAnswering::CLASS,
+            NystromformerForMultipleChoice::CLASS,
+        ];
         let has = |part: &str| tensors.keys().any(|name| name.contains(part));
-        let named = config
-            .architectures
-            .as_ref()
-            .and_then(|all| all.first().cloned());
+        let named = match head {
+            Some(head) => {
+                let class = CLASSES.iter().find(|class| names_class(head, class));
+                let class = class.ok_or_else(|| {
+                    let expected = "masked-lm, sequence-classification, token-classification, question-answering, multiple-choice or model";
+                    Error::value("the head", format!("{head:?}"), expected)
+                })?;
+                Some((*class).to_owned())
+            }
+            None => config
+                .architectures
+                .as_ref()
+                .and_then(|all| all.first().cloned()),
+        };
         // Where no class is named, the tensors tell.
         let class = named.unwrap_or_else(|| {
             let class = match () {
@@ -207,7 +247,12 @@ impl Folder {
                 ));
             }
         };
-        Ok(Self { model, notes })
+        Ok(Self {
+            model,
+            notes,
+            files: vec![],
+            tokenizer: Err("no tokenizer was read".into()),
+        })
     }
 
     fn config(&self) -> Option<&NystromformerConfig> {
@@ -341,7 +386,18 @@ impl Pretrained for Folder {
             Model::Lra(m) => m.save_pretrained(dir),
             Model::LraDual(m) => m.save_pretrained(dir),
         }
-        .map_err(Error::other)
+        .map_err(Error::other)?;
+        for (name, bytes) in &self.files {
+            pretrained::write_atomic(&dir.join(name), bytes)?;
+        }
+        Ok(())
+    }
+
+    fn predictor(&mut self) -> Option<&mut dyn Predict> {
+        match self.model {
+            Model::Lra(_) | Model::LraDual(_) => None,
+            _ => Some(self),
+        }
     }
 
     fn describe(&self) -> Vec<(String, String)> {
@@ -380,5 +436,72 @@ impl Pretrained for Folder {
                 .cloned(),
         );
         all
+    }
+}
+
+impl Predict for Folder {
+    /// Texts in, answers out: see [`bert::Answering`].
+    fn predict(&mut self, input: &Value) -> Result<Value> {
+        let absent = |reason: &String| Error::value("the model's tokenizer", "absent", reason);
+        let tokenizer = self.tokenizer.as_ref().map_err(absent)?;
+        let Some(config) = self.config() else {
+            let expected = "one of Hugging Face's classes";
+            return Err(Error::value("the model", "an LRA classifier", expected));
+        };
+        let landmarks = config.landmark_policy == crate::LandmarkPolicy::Strict
+            && config.num_landmarks != config.segment_means_seq_len;
+        let answering = Answering {
+            tokenizer,
+            form: match &self.model {
+                Model::MaskedLm(_) => Form::Words,
+                Model::Sequence(_) => Form::Classes,
+                Model::Token(_) => Form::Tokens,
+                Model::Question(_) => Form::Span,
+                Model::Choice(_) => Form::Choices,
+                Model::Base(_) | Model::Lra(_) | Model::LraDual(_) => Form::Embedding,
+            },
+            longest: match landmarks {
+                true => config.segment_means_seq_len,
+                false => config.max_position_embeddings,
+            },
+            segments: config.type_vocab_size,
+            labels: config.label_names(),
+            problem: config.problem_type,
+        };
+        let pad = i64::from(tokenizer.special().pad);
+        let length = config.segment_means_seq_len;
+        let mode = Mode::evaluation();
+        let mut run = |batch: &EncoderInput| {
+            let batch = match landmarks {
+                true => batch.clone().padded_to(length, pad),
+                false => batch.clone(),
+            };
+            Ok(match &self.model {
+                Model::MaskedLm(m) => Scores::Words(m.scores(m.body().forward(&batch, mode)?)),
+                Model::Sequence(m) => {
+                    Scores::Classes(m.scores(m.body().forward(&batch, mode)?, mode)?)
+                }
+                Model::Token(m) => Scores::Tokens(m.scores(m.body().forward(&batch, mode)?, mode)?),
+                Model::Choice(m) => {
+                    Scores::Choices(m.scores(m.body().forward(&batch, mode)?, batch.batch())?)
+                }
+                Model::Question(m) => {
+                    let (start, end) = m.scores(m.body().forward(&batch, mode)?);
+                    Scores::Span(start, end)
+                }
+                Model::Base(m) => {
+                    let states = m.forward(&batch, mode)?;
+                    Scores::Embedding(normalise(pool(states, &batch, Pooling::Mean)))
+                }
+                Model::Lra(_) | Model::LraDual(_) => {
+                    return Err(bert::input_error(
+                        "the model",
+                        "an LRA classifier",
+                        "expected one of Hugging Face's classes",
+                    ));
+                }
+            })
+        };
+        answering.answer(input, &mut run).map_err(Error::other)
     }
 }

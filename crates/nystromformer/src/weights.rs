@@ -36,9 +36,9 @@ pub fn from_pretrained<T: Task>(
     key: Key,
     device: &Device,
 ) -> Result<(T, LoadNotes)> {
-    let dir = dir.as_ref();
+    let dir = pretrained::model_folder(dir.as_ref())?;
     let config = NystromformerConfig::from_file(dir.join(CONFIG_FILE))?;
-    let file = pretrained::weights_file(dir)?;
+    let file = pretrained::weights_file(&dir)?;
     let tensors = pretrained::read_tensors(&file)?;
     let named = |classes: &Vec<String>| classes.iter().any(|class| class == T::CLASS);
     let complete = config.architectures.as_ref().is_some_and(named);
@@ -73,6 +73,12 @@ pub fn from_tensors<T: Task>(
         && let Some(&[_, _, size, _]) = found.get(&conv).map(|data| &data.shape()[..])
     {
         config.conv_kernel_size = Some(size);
+    }
+    if !config.tie_word_embeddings
+        && let Some(bias) = found.remove("cls.predictions.decoder.bias")
+    {
+        // An untied decoder has a bias of its own, and that is the one that counts.
+        found.insert("cls.predictions.bias".into(), bias);
     }
     let model = T::new(&config, key, device)?;
     let fresh = pretrained::collect_weights(&model);
@@ -109,9 +115,9 @@ pub fn save_pretrained<T: Task>(model: &T, dir: impl AsRef<Path>) -> Result<()> 
     let mut config = model.body().config().clone();
     config.architectures = Some(vec![T::CLASS.to_owned()]);
     let mut tensors = pretrained::collect_weights(model);
-    // Second names of tied tensors: Python's loader ties them again.
-    tensors.remove("cls.predictions.decoder.bias");
     if config.tie_word_embeddings {
+        // Second names of tied tensors: Python's loader ties them again.
+        tensors.remove("cls.predictions.decoder.bias");
         tensors.remove("cls.predictions.decoder.weight");
     }
     write_folder(dir.as_ref(), &config, &tensors)

@@ -62,6 +62,13 @@ pub enum Error {
         /// One entry per tensor.
         problems: Vec<TensorProblem>,
     },
+    /// A published model that cannot be had.
+    Hub {
+        /// Its name.
+        name: String,
+        /// Why, and what to do about it.
+        message: String,
+    },
     /// A value that was given and cannot be used.
     Value {
         /// Its name or place, such as `model.nb_heads`.
@@ -168,6 +175,7 @@ impl fmt::Display for Error {
                     more => write!(f, "\n  and {more} more"),
                 }
             }
+            Self::Hub { name, message } => write!(f, "cannot get the model `{name}`: {message}"),
             Self::Value { at, value, message } => write!(f, "{at} = {value}: {message}"),
         }
     }

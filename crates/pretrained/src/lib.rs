@@ -48,9 +48,12 @@
 mod bind;
 mod data;
 mod error;
+#[cfg(feature = "hub")]
+mod hub;
 mod json;
 mod model_error;
 mod names;
+mod place;
 mod read;
 mod safe;
 mod torch;
@@ -65,6 +68,7 @@ pub use error::{Error, Result, TensorProblem};
 pub use json::{parse_json, parse_value, read_json};
 pub use model_error::{ModelError, ModelResult};
 pub use names::did_you_mean;
+pub use place::{Download, is_published_name, model_folder, model_folder_with};
 pub use read::{TensorHeader, read_tensors, tensor_headers, weights_file};
 pub use safe::read_safetensors_with_metadata;
 pub use torch::read_torch;

@@ -51,6 +51,7 @@ impl Folder {
     /// # Errors
     /// Files that are missing or do not fit, and TensorFlow's own checkpoint files.
     pub fn convert(from: &Conversion, device: &Device) -> Result<Self> {
+        from.without_head()?;
         let name = from.checkpoint.file_name().unwrap_or_default();
         let name = name.to_string_lossy();
         if name.ends_with(".index") || name.ends_with(".meta") || name.contains(".data-0") {

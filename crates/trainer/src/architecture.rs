@@ -64,6 +64,25 @@ pub struct Conversion {
     pub vocab: Option<PathBuf>,
     /// Tensors to leave out: exact names, or prefixes ending in `*`.
     pub ignore: Vec<String>,
+    /// The head to load, for architectures whose checkpoints may have one of several.
+    pub head: Option<String>,
+}
+
+impl Conversion {
+    /// For architectures whose checkpoints are all of one kind.
+    ///
+    /// # Errors
+    /// A head that was asked for.
+    pub fn without_head(&self) -> Result<()> {
+        match &self.head {
+            None => Ok(()),
+            Some(head) => Err(crate::Error::value(
+                "--head",
+                head,
+                "left out: this architecture's checkpoints are all of one kind",
+            )),
+        }
+    }
 }
 
 impl Architecture {

@@ -14,9 +14,9 @@ pub struct Args {
     /// The file with the weights, or the folder it lies in
     #[arg(value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
-    /// The architecture; by default the one that recognises the checkpoint
-    #[arg(long, value_name = "NAME")]
-    pub architecture: Option<String>,
+    /// What the checkpoint is
+    #[command(flatten)]
+    pub kind: models::Kind,
     /// A JSON file with what the tensors cannot tell; by default config.json beside the checkpoint, if there is one
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -36,24 +36,30 @@ pub struct Args {
 /// # Errors
 /// When no architecture recognises the checkpoint, tensors do not fit, or the folder cannot be written.
 pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
-    let config = args.config.clone().or_else(|| beside(&args.checkpoint));
-    let architecture = match &args.architecture {
+    let given = models::place(&args.checkpoint, app)?;
+    let checkpoint = match given.is_dir() {
+        true => pretrained::model_folder(&given)?,
+        false => given.clone(),
+    };
+    let config = args.config.clone().or_else(|| beside(&checkpoint));
+    let architecture = match &args.kind.architecture {
         Some(name) => registry::find(name)?,
         None => {
             let value = match &config {
                 Some(file) => pretrained::read_json(file)?,
                 None => Value::Null,
             };
-            let names = models::tensor_names(&args.checkpoint)?;
+            let names = models::tensor_names(&checkpoint)?;
             models::claimed(&value, &names, &args.checkpoint)?
         }
     };
     let device = Backend::choose(None, None)?.device(&app.command)?;
     let conversion = Conversion {
-        checkpoint: args.checkpoint.clone(),
+        checkpoint: given,
         config,
         vocab: args.vocab,
         ignore: args.ignore,
+        head: args.kind.head,
     };
     let converted = (architecture.convert)(&conversion, &device);
     let model = converted.with_context(|| args.checkpoint.display().to_string())?;

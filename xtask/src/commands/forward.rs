@@ -19,9 +19,9 @@ pub struct Args {
     /// Where the outputs go
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// The architecture, if the folder does not tell
-    #[arg(long, value_name = "NAME")]
-    pub architecture: Option<String>,
+    /// What the folder is
+    #[command(flatten)]
+    pub kind: models::Kind,
     /// The backend
     #[arg(long)]
     pub backend: Option<Backend>,
@@ -34,7 +34,8 @@ pub struct Args {
 pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
     let device = Backend::choose(args.backend, None)?.device(&app.command)?;
     let inputs = pretrained::read_tensors(&args.inputs)?;
-    let mut model = models::load(&args.model, args.architecture.as_deref(), &device)?;
+    let dir = models::place(&args.model, app)?;
+    let mut model = models::load(&dir, &args.kind, &device)?;
     let outputs = model.forward(inputs).with_context(|| {
         format!(
             "running {} on {}",

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::backend::Backend;
 use crate::fail::usage;
-use crate::models::Model;
+use crate::models::{self, Model};
 use crate::out;
 use serde_json::json;
 use std::path::PathBuf;
@@ -36,9 +36,9 @@ pub struct Args {
     /// Stop when the continuation contains this text
     #[arg(long, value_name = "TEXT")]
     pub stop: Option<String>,
-    /// The architecture, if the folder does not tell
-    #[arg(long, value_name = "NAME")]
-    pub architecture: Option<String>,
+    /// What the folder is
+    #[command(flatten)]
+    pub kind: models::Kind,
     /// The backend
     #[arg(long)]
     pub backend: Option<Backend>,
@@ -58,7 +58,12 @@ pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
         stop: args.stop,
     };
     check(&options)?;
-    let mut model = Model::open(&args.model, args.architecture.as_deref(), args.backend, app)?;
+    let mut model = Model::open(
+        &models::place(&args.model, app)?,
+        &args.kind,
+        args.backend,
+        app,
+    )?;
     let Some(generator) = model.generator() else {
         return Err(usage(format!(
             "{} cannot continue texts",

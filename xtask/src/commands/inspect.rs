@@ -31,11 +31,12 @@ struct Found {
 /// # Errors
 /// When there is nothing, or it is damaged.
 pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
-    let found = match Place::of(&args.path)? {
-        Place::Run => run_folder(&args.path)?,
-        Place::Checkpoint => checkpoint(&args.path)?,
-        Place::Model => model_folder(&args.path)?,
-        Place::File => weights(&args.path)?,
+    let path = models::place(&args.path, app)?;
+    let found = match Place::of(&path)? {
+        Place::Run => run_folder(&path)?,
+        Place::Checkpoint => checkpoint(&path)?,
+        Place::Model => model_folder(&pretrained::model_folder(&path)?)?,
+        Place::File => weights(&path)?,
     };
     match app.json {
         true => out::json(&found.json()),
