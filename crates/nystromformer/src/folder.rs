@@ -1,17 +1,21 @@
 //! Model folders and published checkpoints, as the tools use them.
 
+use crate::answer::{answering, fitted};
 use crate::heads::{
     NystromformerForMaskedLm, NystromformerForMultipleChoice, NystromformerForQuestionAnswering,
     NystromformerForSequenceClassification, NystromformerForTokenClassification, Task,
 };
+use crate::layout::Checkpoint;
 use crate::lra::{LraClassifier, LraConfig, LraDualClassifier};
 use crate::model::NystromformerModel;
 use crate::names;
+use crate::pretraining::NystromformerForPreTraining;
+use crate::tasks;
 use crate::weights::CONFIG_FILE;
 use crate::{NystromformerConfig, from_tensors, save_pretrained};
 use bert::{
-    Answering, BertTokenizer, EncoderInput, Form, Mode, Pooling, Scores, names_class, normalise,
-    pool, tokenizer_files,
+    BertTokenizer, EncoderInput, Form, Mode, Pooling, Scores, names_class, normalise, pool,
+    tokenizer_files,
 };
 use burn::prelude::*;
 use core_attn::random::Key;
@@ -30,6 +34,7 @@ enum Model {
     Choice(NystromformerForMultipleChoice),
     Lra(LraClassifier),
     LraDual(LraDualClassifier),
+    PreTraining(NystromformerForPreTraining),
 }
 
 /// A model folder.
@@ -45,8 +50,10 @@ pub struct Folder {
 /// Whether a folder with this configuration and these tensors is one of this architecture.
 pub(crate) fn claims(config: &Value, tensors: &[String]) -> bool {
     let kind = config.get("model_type").and_then(Value::as_str);
-    matches!(kind, Some("nystromformer" | "nystromformer-lra"))
-        || tensors.iter().any(|name| name.contains("nystromformer."))
+    matches!(
+        kind,
+        Some("nystromformer" | "nystromformer-lra" | "efficient_attention")
+    ) || tensors.iter().any(|name| name.contains("nystromformer."))
         || names::is_official(tensors.iter().map(String::as_str))
 }
 
@@ -55,11 +62,21 @@ fn is_lra(tensors: &NamedTensors) -> bool {
 }
 
 impl Folder {
-    /// Opens a model folder.
+    /// Opens a model folder; one of the official pre-training code keeps both its heads.
     ///
     /// # Errors
     /// Files that are missing or do not fit.
     pub fn open(dir: &Path, device: &Device) -> Result<Self> {
+        let config: Value = pretrained::read_json(&dir.join(CONFIG_FILE))?;
+        if config.get("model_type").and_then(Value::as_str) == Some("efficient_attention") {
+            let model = NystromformerForPreTraining::from_pretrained(dir, device);
+            return Ok(Self {
+                model: Model::PreTraining(model.map_err(Error::other)?),
+                notes: vec![],
+                files: tokenizer_files(dir).map_err(Error::other)?,
+                tokenizer: BertTokenizer::from_folder(dir).map_err(|e| e.to_string()),
+            });
+        }
         let from = Conversion {
             checkpoint: dir.to_path_buf(),
             ..Conversion::default()
@@ -67,8 +84,8 @@ impl Folder {
         Self::convert(&from, device)
     }
 
-    /// Reads a checkpoint: a folder or file of Hugging Face's layout, of the official LRA or pre-training code, or of BERT,
-    /// which becomes a model in full mode.
+    /// Reads a checkpoint: a folder or file of Hugging Face's layout, of the official LRA code, of the official pre-training
+    /// code, which becomes Hugging Face's, or of BERT, which becomes a model in full mode.
     ///
     /// # Errors
     /// Files that are missing or do not fit.
@@ -106,37 +123,10 @@ impl Folder {
             from.without_head()?;
             return Self::lra(config, tensors, &config_file, &file, device);
         }
-        let mut notes = vec![];
-        let kind = config
-            .get("model_type")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
-        let is_bert = kind.as_deref() == Some("bert")
-            || kind.is_none() && tensors.keys().any(|name| name.starts_with("bert."));
-        let config = if is_bert {
-            let (config, converted, dropped) =
-                names::from_bert(&config, tensors).map_err(Error::other)?;
-            tensors = converted;
-            notes.push(("left aside".to_owned(), dropped.join(", ")));
-            config
-        } else {
-            let config =
-                NystromformerConfig::from_value(config, &config_file).map_err(Error::other)?;
-            if names::is_official(tensors.keys().map(String::as_str)) {
-                let (converted, dropped) = names::from_official(tensors).map_err(Error::other)?;
-                tensors = converted;
-                notes.push(("left aside".to_owned(), dropped.join(", ")));
-                let rows = tensors
-                    .iter()
-                    .find(|(name, _)| name.ends_with("position_embeddings.weight"))
-                    .and_then(|(_, data)| data.shape().first().copied());
-                if rows == Some(config.max_position_embeddings) {
-                    names::shift_positions(&mut tensors).map_err(Error::other)?;
-                }
-            }
-            config
-        };
-        Self::hugging_face(&config, tensors, &file, from.head.as_deref(), notes, device)
+        let found = Checkpoint::new(config, tensors, &config_file, &file).map_err(Error::other)?;
+        let notes = vec![("left aside".to_owned(), found.left_aside.join(", "))];
+        let (config, tensors, head) = (found.config, found.tensors, from.head.as_deref());
+        Self::hugging_face(&config, tensors, &file, head, notes, device)
     }
 
     fn lra(
@@ -263,7 +253,7 @@ impl Folder {
             Model::Token(m) => m.body().config(),
             Model::Question(m) => m.body().config(),
             Model::Choice(m) => m.body().config(),
-            Model::Lra(_) | Model::LraDual(_) => return None,
+            Model::Lra(_) | Model::LraDual(_) | Model::PreTraining(_) => return None,
         })
     }
 }
@@ -325,6 +315,18 @@ impl Pretrained for Folder {
             out.insert("scores".into(), scores.into_data());
             return Ok(out);
         }
+        if let Model::PreTraining(m) = &self.model {
+            let input = EncoderInput::from_named(&inputs).map_err(Error::other)?;
+            let (states, words, order) = m.scores(&input, mode).map_err(Error::other)?;
+            for (name, data) in [
+                ("last_hidden_state", states.into_data()),
+                ("prediction_logits", words.into_data()),
+                ("seq_relationship_logits", order.into_data()),
+            ] {
+                out.insert(name.into(), data);
+            }
+            return Ok(out);
+        }
         let mut choices = 1;
         if let Model::Choice(_) = &self.model {
             for data in inputs.values_mut() {
@@ -366,7 +368,7 @@ impl Pretrained for Folder {
                 (hidden, None)
             }
             // Answered above.
-            Model::Lra(_) | Model::LraDual(_) => return Ok(out),
+            Model::Lra(_) | Model::LraDual(_) | Model::PreTraining(_) => return Ok(out),
         };
         out.insert("last_hidden_state".into(), hidden.into_data());
         if let Some(logits) = logits {
@@ -385,6 +387,7 @@ impl Pretrained for Folder {
             Model::Choice(m) => save_pretrained(m, dir),
             Model::Lra(m) => m.save_pretrained(dir),
             Model::LraDual(m) => m.save_pretrained(dir),
+            Model::PreTraining(m) => m.save_pretrained(dir),
         }
         .map_err(Error::other)?;
         for (name, bytes) in &self.files {
@@ -394,10 +397,7 @@ impl Pretrained for Folder {
     }
 
     fn predictor(&mut self) -> Option<&mut dyn Predict> {
-        match self.model {
-            Model::Lra(_) | Model::LraDual(_) => None,
-            _ => Some(self),
-        }
+        Some(self)
     }
 
     fn describe(&self) -> Vec<(String, String)> {
@@ -413,6 +413,7 @@ impl Pretrained for Folder {
             Model::Choice(m) => (NystromformerForMultipleChoice::CLASS, m.num_params()),
             Model::Lra(m) => ("LRA classifier", m.num_params()),
             Model::LraDual(m) => ("LRA classifier of pairs", m.num_params()),
+            Model::PreTraining(m) => ("the official pre-training model", m.num_params()),
         };
         let mut all = vec![
             ("architecture".to_owned(), "nystromformer".to_owned()),
@@ -440,68 +441,61 @@ impl Pretrained for Folder {
 }
 
 impl Predict for Folder {
-    /// Texts in, answers out: see [`bert::Answering`].
+    /// Texts in, answers out: see [`bert::Answering`]. The LRA classifiers take `{"input_ids": [ids]}`, those of pairs two lists.
     fn predict(&mut self, input: &Value) -> Result<Value> {
+        match &self.model {
+            Model::Lra(m) => return tasks::lra_answer(m, input, &[]),
+            Model::LraDual(m) => return tasks::lra_answer(m, input, &[]),
+            _ => {}
+        }
         let absent = |reason: &String| Error::value("the model's tokenizer", "absent", reason);
         let tokenizer = self.tokenizer.as_ref().map_err(absent)?;
+        if let Model::PreTraining(m) = &self.model {
+            return tasks::fill_masks(m, tokenizer, input);
+        }
         let Some(config) = self.config() else {
-            let expected = "one of Hugging Face's classes";
-            return Err(Error::value("the model", "an LRA classifier", expected));
+            return Err(Error::value(
+                "the model",
+                "of another kind",
+                "a class of Hugging Face's",
+            ));
         };
-        let landmarks = config.landmark_policy == crate::LandmarkPolicy::Strict
-            && config.num_landmarks != config.segment_means_seq_len;
-        let answering = Answering {
-            tokenizer,
-            form: match &self.model {
-                Model::MaskedLm(_) => Form::Words,
-                Model::Sequence(_) => Form::Classes,
-                Model::Token(_) => Form::Tokens,
-                Model::Question(_) => Form::Span,
-                Model::Choice(_) => Form::Choices,
-                Model::Base(_) | Model::Lra(_) | Model::LraDual(_) => Form::Embedding,
-            },
-            longest: match landmarks {
-                true => config.segment_means_seq_len,
-                false => config.max_position_embeddings,
-            },
-            segments: config.type_vocab_size,
-            labels: config.label_names(),
-            problem: config.problem_type,
-        };
-        let pad = i64::from(tokenizer.special().pad);
-        let length = config.segment_means_seq_len;
         let mode = Mode::evaluation();
-        let mut run = |batch: &EncoderInput| {
-            let batch = match landmarks {
-                true => batch.clone().padded_to(length, pad),
-                false => batch.clone(),
-            };
-            Ok(match &self.model {
-                Model::MaskedLm(m) => Scores::Words(m.scores(m.body().forward(&batch, mode)?)),
-                Model::Sequence(m) => {
-                    Scores::Classes(m.scores(m.body().forward(&batch, mode)?, mode)?)
-                }
-                Model::Token(m) => Scores::Tokens(m.scores(m.body().forward(&batch, mode)?, mode)?),
-                Model::Choice(m) => {
-                    Scores::Choices(m.scores(m.body().forward(&batch, mode)?, batch.batch())?)
-                }
-                Model::Question(m) => {
-                    let (start, end) = m.scores(m.body().forward(&batch, mode)?);
-                    Scores::Span(start, end)
-                }
-                Model::Base(m) => {
-                    let states = m.forward(&batch, mode)?;
-                    Scores::Embedding(normalise(pool(states, &batch, Pooling::Mean)))
-                }
-                Model::Lra(_) | Model::LraDual(_) => {
-                    return Err(bert::input_error(
+        let (form, scores): (Form, &dyn Fn(&EncoderInput) -> bert::Result<Scores>) =
+            match &self.model {
+                Model::MaskedLm(m) => (Form::Words, &|batch| {
+                    m.forward(batch, mode).map(Scores::Words)
+                }),
+                Model::Sequence(m) => (Form::Classes, &|batch| {
+                    m.forward(batch, mode).map(Scores::Classes)
+                }),
+                Model::Token(m) => (Form::Tokens, &|batch| {
+                    m.forward(batch, mode).map(Scores::Tokens)
+                }),
+                Model::Question(m) => (Form::Span, &|batch| {
+                    m.forward(batch, mode)
+                        .map(|(start, end)| Scores::Span(start, end))
+                }),
+                Model::Choice(m) => (Form::Choices, &|batch| {
+                    m.forward(batch, batch.batch(), mode).map(Scores::Choices)
+                }),
+                Model::Base(m) => (Form::Embedding, &|batch| {
+                    let states = m.forward(batch, mode)?;
+                    let vector = normalise(pool(states, batch, Pooling::Mean));
+                    Ok(Scores::Embedding(vector))
+                }),
+                // Answered above.
+                Model::Lra(_) | Model::LraDual(_) | Model::PreTraining(_) => {
+                    return Err(Error::value(
                         "the model",
-                        "an LRA classifier",
-                        "expected one of Hugging Face's classes",
+                        "of another kind",
+                        "a class of Hugging Face's",
                     ));
                 }
-            })
-        };
-        answering.answer(input, &mut run).map_err(Error::other)
+            };
+        let mut run = |batch: &EncoderInput| scores(&fitted(config, batch, tokenizer));
+        answering(config, tokenizer, form)
+            .answer(input, &mut run)
+            .map_err(Error::other)
     }
 }

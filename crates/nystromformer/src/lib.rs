@@ -40,15 +40,16 @@
 //! The feature `train` (on by default) adds what the tools need: recipes, the training run, replays and benchmarks.
 #![recursion_limit = "256"]
 
+#[cfg(feature = "train")]
+mod answer;
 mod attention;
 #[cfg(feature = "train")]
 mod bench;
 mod config;
 #[cfg(feature = "train")]
-mod experiment;
-#[cfg(feature = "train")]
 mod folder;
 mod heads;
+mod layout;
 mod lra;
 mod model;
 pub mod names;
@@ -57,6 +58,8 @@ mod pretraining;
 mod recipe;
 #[cfg(feature = "train")]
 mod replay;
+#[cfg(feature = "train")]
+mod tasks;
 mod weights;
 
 pub use attention::{AttentionOutput, AttentionSettings, Masking, NystromSelfAttention};
@@ -66,9 +69,10 @@ pub use heads::{
     NystromformerForMaskedLm, NystromformerForMultipleChoice, NystromformerForQuestionAnswering,
     NystromformerForSequenceClassification, NystromformerForTokenClassification, Task,
 };
+pub use layout::Checkpoint;
 pub use lra::{
-    LraBlock, LraClassifier, LraConfig, LraDualClassifier, LraEncoder, LraHead, LraOutput,
-    PoolingMode,
+    LraBlock, LraClassifier, LraConfig, LraDualClassifier, LraEncoder, LraHead, LraModel,
+    LraOutput, PoolingMode,
 };
 pub use model::{LayerConfig, LayerView, NystromformerLayer, NystromformerModel};
 pub use pretraining::{
@@ -79,9 +83,12 @@ pub use weights::{
 };
 #[cfg(feature = "train")]
 pub use {
-    experiment::LraExperiment,
     folder::Folder,
-    recipe::{DataConfig, EvaluationConfig, ListOpsFiles, TrainingConfig},
+    recipe::{ClassificationSpec, DataConfig, EvaluationConfig, Padding, TextSpec, TrainingConfig},
+    tasks::{
+        BytesSpec, Classification, Documents, Instance, ListOpsFiles, LraData, LraExample,
+        LraExperiment, MaskedLm, PreTraining,
+    },
 };
 
 /// What this crate registers with the tools.
@@ -91,11 +98,11 @@ pub static ARCHITECTURE: trainer::Architecture = trainer::Architecture {
     summary: "Attention through landmark queries and keys, in time and memory linear in the length",
     paper: "Xiong et al.: Nyströmformer: A Nyström-Based Algorithm for Approximating Self-Attention, AAAI 2021, arXiv:2102.03902",
     schema: || {
-        trainer::recipe_schema::<LraConfig, DataConfig, TrainingConfig, EvaluationConfig>(
+        trainer::recipe_schema::<recipe::ModelSection, DataConfig, TrainingConfig, EvaluationConfig>(
             "nystromformer",
         )
     },
-    open: |recipe, device| Ok(Box::new(LraExperiment::open(recipe, device)?)),
+    open: tasks::open,
     load: |dir, device| Ok(Box::new(Folder::open(dir, device)?)),
     claims: folder::claims,
     convert: |from, device| Ok(Box::new(Folder::convert(from, device)?)),

@@ -1,14 +1,33 @@
-//! The recipe's sections `data`, `training` and `evaluation`; `model` is [`crate::LraConfig`].
+//! The recipe's sections `data`, `training` and `evaluation`, and which model's keys the section `model` has.
 
-use datasets::listops::{self, ListOpsSpec};
+use crate::config::NystromformerConfig;
+use crate::lra::LraConfig;
+use crate::pretraining::PreTrainingConfig;
+use crate::tasks::{BytesSpec, ListOpsFiles};
+use datasets::CorpusSpec;
+use datasets::labelled::LabelledSpec;
+use datasets::listops::ListOpsSpec;
 use datasets::pathfinder::PathfinderSpec;
-use datasets::sequences::Sequences;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use trainer::{Clock, Error, OptimizerConfig, Recipe, Result, Schedule};
+use trainer::{Clock, Error, OptimizerConfig, Result, Schedule};
 
-/// A task of the Long Range Arena.
+/// What the section `model` holds: the keys of the class that the data's `task` trains.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code)] // it is only described
+pub(crate) enum ModelSection {
+    /// Tasks of the Long Range Arena.
+    Lra(LraConfig),
+    /// `pre-training`.
+    PreTraining(PreTrainingConfig),
+    /// `masked-lm` and `classification`.
+    HuggingFace(NystromformerConfig),
+}
+
+/// What is learned. The tasks of the Long Range Arena train its classifiers, `pre-training` the official model of masked
+/// words and sentence order, the other two Hugging Face's classes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "task", rename_all = "kebab-case")]
 pub enum DataConfig {
@@ -18,21 +37,14 @@ pub enum DataConfig {
     ListopsFiles(ListOpsFiles),
     /// Pathfinder-like pictures, generated.
     Pathfinder(PathfinderSpec),
-}
-
-/// Where the published ListOps files are.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ListOpsFiles {
-    /// The folder with `basic_train.tsv`, `basic_val.tsv` and `basic_test.tsv`.
-    pub path: PathBuf,
-    /// Whether closing brackets stay; upstream's tokenizer drops them.
-    #[serde(default = "keep")]
-    pub close_bracket: bool,
-}
-
-fn keep() -> bool {
-    true
+    /// Labelled texts or pairs of texts, byte by byte.
+    Bytes(BytesSpec),
+    /// Masked words and the order of sentences.
+    PreTraining(TextSpec),
+    /// Masked words.
+    MaskedLm(TextSpec),
+    /// Labelled texts or pairs of texts, as GLUE has them.
+    Classification(ClassificationSpec),
 }
 
 impl Default for DataConfig {
@@ -41,28 +53,83 @@ impl Default for DataConfig {
     }
 }
 
-impl DataConfig {
-    /// Generates or reads the sequences.
-    ///
-    /// # Errors
-    /// Values that make no sense, files that are missing or malformed.
-    pub fn load(&self, recipe: &Recipe) -> Result<Sequences> {
-        match self {
-            Self::Listops(spec) => spec.generate(),
-            Self::ListopsFiles(files) => {
-                listops::read(&recipe.path(&files.path), files.close_bracket)
-            }
-            Self::Pathfinder(spec) => spec.generate(),
-        }
-        .map_err(Error::other)
-    }
+/// A text and how it becomes ids.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextSpec {
+    /// A text. Exactly one of `corpus` and `texts` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<CorpusSpec>,
+    /// Labelled texts, whose labels are left aside: each is a document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub texts: Option<LabelledSpec>,
+    /// A `tokenizer.json`, a `vocab.txt` or a folder with one of them, relative to the recipe; absent: that of
+    /// `training.from`, else a vocabulary is made from the training text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// Most entries of a vocabulary that is made.
+    pub vocab_size: usize,
+    /// Whether a vocabulary that is made is of small letters.
+    pub lowercase: bool,
+    /// Longest sequence in tokens, special tokens included. Sequences of `masked-lm` are all so long.
+    pub max_length: usize,
+}
 
-    /// Whether closing brackets are among the tokens; `None` where there are none anyway.
-    pub fn close_bracket(&self) -> Option<bool> {
-        match self {
-            Self::Listops(spec) => Some(spec.close_bracket),
-            Self::ListopsFiles(files) => Some(files.close_bracket),
-            Self::Pathfinder(_) => None,
+impl Default for TextSpec {
+    fn default() -> Self {
+        Self {
+            corpus: None,
+            texts: None,
+            tokenizer: None,
+            vocab_size: 2000,
+            lowercase: true,
+            max_length: 128,
+        }
+    }
+}
+
+/// How far sequences of a batch are padded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Padding {
+    /// To the longest of the batch.
+    #[default]
+    Longest,
+    /// To `max_length`, as `landmark_policy` "strict" needs it.
+    MaxLength,
+}
+
+/// Labelled texts or pairs and how they become ids.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassificationSpec {
+    /// Which texts.
+    pub texts: LabelledSpec,
+    /// As in `masked-lm`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// Most entries of a vocabulary that is made.
+    pub vocab_size: usize,
+    /// Whether a vocabulary that is made is of small letters.
+    pub lowercase: bool,
+    /// Longest sequence in tokens, special tokens included.
+    pub max_length: usize,
+    /// How far sequences of a batch are padded.
+    pub padding: Padding,
+    /// Whether the model is told which tokens are padding; the official GLUE code does not.
+    pub attention_mask: bool,
+}
+
+impl Default for ClassificationSpec {
+    fn default() -> Self {
+        Self {
+            texts: LabelledSpec::default(),
+            tokenizer: None,
+            vocab_size: 2000,
+            lowercase: true,
+            max_length: 128,
+            padding: Padding::Longest,
+            attention_mask: true,
         }
     }
 }
@@ -71,12 +138,24 @@ impl DataConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// Updates in all.
-    pub steps: u64,
+    /// Updates in all; 5000 where neither these nor `epochs` are given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Times the training data are seen, instead of `steps`; for tasks whose data are examples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
     /// Sequences per update.
     pub batch_size: usize,
     /// Parts the batch is cut into, whose gradients are summed; saves memory.
     pub batch_split: usize,
+    /// A model folder to start from, relative to the recipe: this crate's, Hugging Face's, the official code's, or a BERT's.
+    /// Its configuration counts, except for what the section `model` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+    /// Share of the words that are hidden in `pre-training` and `masked-lm`.
+    pub mask_share: f64,
+    /// Most words of a sequence that are hidden.
+    pub most_masked: usize,
     /// The update rule.
     pub optimizer: OptimizerConfig,
     /// The learning rate over the updates.
@@ -93,9 +172,13 @@ impl Default for TrainingConfig {
     fn default() -> Self {
         const LR: f64 = 1e-4;
         Self {
-            steps: 5_000,
+            steps: None,
+            epochs: None,
             batch_size: 32,
             batch_split: 1,
+            from: None,
+            mask_share: 0.15,
+            most_masked: 80,
             optimizer: OptimizerConfig::AdamW {
                 lr: LR,
                 betas: [0.9, 0.999],
@@ -120,15 +203,17 @@ impl Default for TrainingConfig {
 }
 
 impl TrainingConfig {
-    /// Checks every value and ends an open schedule with the run.
+    /// Checks every value, finds the number of updates, and ends an open schedule with them. `examples` are those of the
+    /// training split; `None` where sequences are drawn from a text.
     ///
     /// # Errors
     /// The first value that is out of range, by its path in the recipe.
-    pub fn resolved(mut self) -> Result<Self> {
+    pub fn resolved(mut self, examples: Option<usize>) -> Result<(Self, u64)> {
         for (key, n) in [
-            ("steps", self.steps as usize),
+            ("steps", self.steps.unwrap_or(1) as usize),
             ("batch_size", self.batch_size),
             ("batch_split", self.batch_split),
+            ("most_masked", self.most_masked),
         ] {
             if n == 0 {
                 return Err(Error::value(format!("training.{key}"), n, "at least 1"));
@@ -136,16 +221,36 @@ impl TrainingConfig {
         }
         if !self.batch_size.is_multiple_of(self.batch_split) {
             let expected = format!("a divisor of training.batch_size = {}", self.batch_size);
-            return Err(Error::value(
-                "training.batch_split",
-                self.batch_split,
-                expected,
-            ));
+            let split = self.batch_split;
+            return Err(Error::value("training.batch_split", split, expected));
         }
+        if !(self.mask_share > 0.0 && self.mask_share < 1.0) {
+            let share = self.mask_share;
+            let expected = "a share between 0 and 1";
+            return Err(Error::value("training.mask_share", share, expected));
+        }
+        let steps = match (self.steps, self.epochs, examples) {
+            (Some(_), Some(epochs), _) => {
+                let expected = "absent, as training.steps is given";
+                return Err(Error::value("training.epochs", epochs, expected));
+            }
+            (None, Some(epochs), None) => {
+                let expected = "absent: sequences are drawn from a text; give training.steps";
+                return Err(Error::value("training.epochs", epochs, expected));
+            }
+            (None, Some(epochs), Some(_)) if !(epochs > 0.0 && epochs.is_finite()) => {
+                return Err(Error::value("training.epochs", epochs, "above 0"));
+            }
+            (None, Some(epochs), Some(n)) => {
+                let per_epoch = n.div_ceil(self.batch_size) as f64;
+                ((per_epoch * epochs).ceil() as u64).max(1)
+            }
+            (steps, None, _) => steps.unwrap_or(5_000),
+        };
         self.clock.validate("training.clock")?;
         self.schedule.validate("training.schedule")?;
-        self.schedule = self.schedule.over(self.steps);
-        Ok(self)
+        self.schedule = self.schedule.over(steps);
+        Ok((self, steps))
     }
 }
 
@@ -155,10 +260,33 @@ impl TrainingConfig {
 pub struct EvaluationConfig {
     /// Sequences at a time. With `inv_coeff_init_option` false a sequence's result depends on it.
     pub batch_size: usize,
+    /// Sequences drawn from a text that `pre-training` and `masked-lm` are judged by; the same ones every time.
+    pub sequences: usize,
 }
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        Self { batch_size: 32 }
+        Self {
+            batch_size: 32,
+            sequences: 256,
+        }
+    }
+}
+
+impl EvaluationConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first value that is out of range, by its path in the recipe.
+    pub fn validate(&self) -> Result<()> {
+        for (key, n) in [
+            ("batch_size", self.batch_size),
+            ("sequences", self.sequences),
+        ] {
+            if n == 0 {
+                return Err(Error::value(format!("evaluation.{key}"), n, "at least 1"));
+            }
+        }
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::devices;
-use nystromformer::LraExperiment;
+use nystromformer::{LraClassifier, LraExperiment};
 use pretrained::collect_weights;
 use serde_json::json;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn recipe(sets: &[String]) -> Recipe {
     Recipe::from_value(value, Path::new("recipe.json"), sets).unwrap()
 }
 
-fn run(experiment: &mut LraExperiment, steps: std::ops::Range<u64>) {
+fn run(experiment: &mut LraExperiment<LraClassifier>, steps: std::ops::Range<u64>) {
     let cx = &mut Context::detached();
     for step in steps {
         experiment
@@ -41,14 +41,14 @@ fn a_resumed_run_is_the_run() {
             continue; // bit for bit is promised on the CPU
         }
         let recipe = recipe(&[]);
-        let mut whole = LraExperiment::open(&recipe, &device).unwrap();
+        let mut whole = LraExperiment::<LraClassifier>::open(&recipe, &device).unwrap();
         run(&mut whole, 0..6);
-        let mut first = LraExperiment::open(&recipe, &device).unwrap();
+        let mut first = LraExperiment::<LraClassifier>::open(&recipe, &device).unwrap();
         run(&mut first, 0..3);
         let dir = tempfile::tempdir().unwrap();
         let checkpoint = dir.path().join("checkpoint");
         CheckpointWriter::write(&checkpoint, |to| first.save(to)).unwrap();
-        let mut second = LraExperiment::open(&recipe, &device).unwrap();
+        let mut second = LraExperiment::<LraClassifier>::open(&recipe, &device).unwrap();
         second
             .restore(&CheckpointReader::open(&checkpoint).unwrap())
             .unwrap();
@@ -64,7 +64,7 @@ fn a_resumed_run_is_the_run() {
         let model = dir.path().join("model");
         std::fs::create_dir(&model).unwrap();
         second.export(&model).unwrap();
-        let mut other = LraExperiment::open(&recipe, &device).unwrap();
+        let mut other = LraExperiment::<LraClassifier>::open(&recipe, &device).unwrap();
         other.load_model(&model).unwrap();
         assert_eq!(other.evaluate(Split::Valid, cx).unwrap(), before);
         assert_eq!(
@@ -89,7 +89,7 @@ fn wrong_recipes_are_told_by_their_key() {
         ("data.tran=3", "tran"),
     ] {
         let recipe = recipe(&[set.to_owned()]);
-        let error = LraExperiment::open(&recipe, &device)
+        let error = LraExperiment::<LraClassifier>::open(&recipe, &device)
             .err()
             .unwrap_or_else(|| panic!("{set}"));
         assert!(error.to_string().contains(part), "{set}: {error}");
@@ -107,7 +107,8 @@ fn shipped_recipes_open() {
         let sets = ["data.train=20", "data.valid=4", "data.test=4"].map(str::to_owned);
         let recipe = Recipe::load(&file, &sets).unwrap();
         let name = file.display();
-        LraExperiment::open(&recipe, &device).unwrap_or_else(|e| panic!("{name}: {e}"));
+        LraExperiment::<LraClassifier>::open(&recipe, &device)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         seen += 1;
     }
     assert!(seen >= 4);

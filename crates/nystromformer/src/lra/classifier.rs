@@ -114,8 +114,71 @@ impl LraDualClassifier {
     }
 }
 
+/// A classifier of the official code: of one sequence, or of two.
+pub trait LraModel: Module + Weights {
+    /// Sequences of an example.
+    const TOWERS: usize;
+
+    /// A freshly initialised model, drawn from `key`.
+    ///
+    /// # Errors
+    /// As [`LraClassifier::new`].
+    fn create(config: &LraConfig, key: Key, device: &Device) -> Result<Self>;
+
+    /// Scores of the classes `[batch, classes]` from one batch for each of the example's sequences.
+    ///
+    /// # Errors
+    /// Another number of batches than [`LraModel::TOWERS`], and as [`LraEncoder::forward`].
+    fn scores(&self, inputs: &[EncoderInput], mode: Mode) -> Result<Tensor<2>>;
+
+    /// The encoder.
+    fn encoder(&self) -> &LraEncoder;
+
+    /// Loads a folder with `config.json` and weights, strictly.
+    ///
+    /// # Errors
+    /// As [`LraClassifier::from_pretrained`].
+    fn load(dir: &Path, device: &Device) -> Result<Self>;
+
+    /// Writes `config.json` and `model.safetensors`.
+    ///
+    /// # Errors
+    /// A folder or file that cannot be written.
+    fn save(&self, dir: &Path) -> Result<()>;
+}
+
+fn other_number(found: usize, expected: usize) -> bert::Error {
+    let expected = format!("expected {expected}, one for each sequence of an example");
+    input_error("inputs", format!("{found} batches"), expected)
+}
+
 macro_rules! folders {
-    ($($class:ty),+) => {$(
+    ($($class:ty: $towers:literal => |$model:ident, $inputs:ident, $mode:ident| $scores:expr),+ $(,)?) => {$(
+        impl LraModel for $class {
+            const TOWERS: usize = $towers;
+
+            fn create(config: &LraConfig, key: Key, device: &Device) -> Result<Self> {
+                Self::new(config, key, device)
+            }
+
+            fn scores(&self, $inputs: &[EncoderInput], $mode: Mode) -> Result<Tensor<2>> {
+                let $model = self;
+                $scores
+            }
+
+            fn encoder(&self) -> &LraEncoder {
+                &self.model
+            }
+
+            fn load(dir: &Path, device: &Device) -> Result<Self> {
+                Self::from_pretrained(dir, device)
+            }
+
+            fn save(&self, dir: &Path) -> Result<()> {
+                self.save_pretrained(dir)
+            }
+        }
+
         impl Weights for $class {
             fn bind<B: Binder>(&mut self, b: &mut B) {
                 self.model.bind(b);
@@ -169,7 +232,16 @@ macro_rules! folders {
     )+};
 }
 
-folders!(LraClassifier, LraDualClassifier);
+folders!(
+    LraClassifier: 1 => |model, inputs, mode| match inputs {
+        [input] => Ok(model.forward(input, mode)?.0),
+        others => Err(other_number(others.len(), 1)),
+    },
+    LraDualClassifier: 2 => |model, inputs, mode| match inputs {
+        [first, second] => Ok(model.forward([first, second], mode)?.0),
+        others => Err(other_number(others.len(), 2)),
+    },
+);
 
 /// Sizes that the configuration leaves to the data follow from the tensors.
 fn sized_by(config: &LraConfig, tensors: &NamedTensors) -> LraConfig {

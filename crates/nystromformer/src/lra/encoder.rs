@@ -148,6 +148,11 @@ impl LraEncoder {
         })
     }
 
+    /// The model's configuration.
+    pub fn config(&self) -> &LraConfig {
+        &self.config
+    }
+
     /// Ids with their mask to states and one vector per sequence.
     ///
     /// # Errors

@@ -4,6 +4,6 @@ mod classifier;
 mod config;
 mod encoder;
 
-pub use classifier::{LraClassifier, LraDualClassifier, LraHead};
+pub use classifier::{LraClassifier, LraDualClassifier, LraHead, LraModel};
 pub use config::{LraConfig, PoolingMode};
 pub use encoder::{LraBlock, LraEncoder, LraOutput};
