@@ -18,6 +18,7 @@ pub use sequences::{BytesSpec, ListOpsFiles, LraData, LraExample};
 pub use sop::{Documents, Instance};
 
 pub(crate) use lra::answer as lra_answer;
+pub(crate) use masked_lm::{Blocks, TextIds, hidden_scores};
 pub(crate) use pretraining::fill_masks;
 
 use crate::lra::{LraClassifier, LraDualClassifier};
