@@ -440,6 +440,9 @@ impl Pretrained for Folder {
     }
 }
 
+/// A batch to what the model says about it.
+type Scoring<'a> = &'a dyn Fn(&EncoderInput) -> bert::Result<Scores>;
+
 impl Predict for Folder {
     /// Texts in, answers out: see [`bert::Answering`]. The LRA classifiers take `{"input_ids": [ids]}`, those of pairs two lists.
     fn predict(&mut self, input: &Value) -> Result<Value> {
@@ -461,38 +464,37 @@ impl Predict for Folder {
             ));
         };
         let mode = Mode::evaluation();
-        let (form, scores): (Form, &dyn Fn(&EncoderInput) -> bert::Result<Scores>) =
-            match &self.model {
-                Model::MaskedLm(m) => (Form::Words, &|batch| {
-                    m.forward(batch, mode).map(Scores::Words)
-                }),
-                Model::Sequence(m) => (Form::Classes, &|batch| {
-                    m.forward(batch, mode).map(Scores::Classes)
-                }),
-                Model::Token(m) => (Form::Tokens, &|batch| {
-                    m.forward(batch, mode).map(Scores::Tokens)
-                }),
-                Model::Question(m) => (Form::Span, &|batch| {
-                    m.forward(batch, mode)
-                        .map(|(start, end)| Scores::Span(start, end))
-                }),
-                Model::Choice(m) => (Form::Choices, &|batch| {
-                    m.forward(batch, batch.batch(), mode).map(Scores::Choices)
-                }),
-                Model::Base(m) => (Form::Embedding, &|batch| {
-                    let states = m.forward(batch, mode)?;
-                    let vector = normalise(pool(states, batch, Pooling::Mean));
-                    Ok(Scores::Embedding(vector))
-                }),
-                // Answered above.
-                Model::Lra(_) | Model::LraDual(_) | Model::PreTraining(_) => {
-                    return Err(Error::value(
-                        "the model",
-                        "of another kind",
-                        "a class of Hugging Face's",
-                    ));
-                }
-            };
+        let (form, scores): (Form, Scoring<'_>) = match &self.model {
+            Model::MaskedLm(m) => (Form::Words, &|batch| {
+                m.forward(batch, mode).map(Scores::Words)
+            }),
+            Model::Sequence(m) => (Form::Classes, &|batch| {
+                m.forward(batch, mode).map(Scores::Classes)
+            }),
+            Model::Token(m) => (Form::Tokens, &|batch| {
+                m.forward(batch, mode).map(Scores::Tokens)
+            }),
+            Model::Question(m) => (Form::Span, &|batch| {
+                m.forward(batch, mode)
+                    .map(|(start, end)| Scores::Span(start, end))
+            }),
+            Model::Choice(m) => (Form::Choices, &|batch| {
+                m.forward(batch, batch.batch(), mode).map(Scores::Choices)
+            }),
+            Model::Base(m) => (Form::Embedding, &|batch| {
+                let states = m.forward(batch, mode)?;
+                let vector = normalise(pool(states, batch, Pooling::Mean));
+                Ok(Scores::Embedding(vector))
+            }),
+            // Answered above.
+            Model::Lra(_) | Model::LraDual(_) | Model::PreTraining(_) => {
+                return Err(Error::value(
+                    "the model",
+                    "of another kind",
+                    "a class of Hugging Face's",
+                ));
+            }
+        };
         let mut run = |batch: &EncoderInput| scores(&fitted(config, batch, tokenizer));
         answering(config, tokenizer, form)
             .answer(input, &mut run)

@@ -86,8 +86,8 @@ pub use {
     folder::Folder,
     recipe::{ClassificationSpec, DataConfig, EvaluationConfig, Padding, TextSpec, TrainingConfig},
     tasks::{
-        BytesSpec, Classification, Documents, Instance, ListOpsFiles, LraData, LraExample,
-        LraExperiment, MaskedLm, PreTraining,
+        BytesSpec, Classification, Documents, Instance, LraData, LraExample, LraExperiment,
+        MaskedLm, PreTraining,
     },
 };
 

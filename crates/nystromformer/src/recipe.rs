@@ -3,10 +3,11 @@
 use crate::config::NystromformerConfig;
 use crate::lra::LraConfig;
 use crate::pretraining::PreTrainingConfig;
-use crate::tasks::{BytesSpec, ListOpsFiles};
+use crate::tasks::BytesSpec;
 use datasets::CorpusSpec;
 use datasets::labelled::LabelledSpec;
 use datasets::listops::ListOpsSpec;
+use datasets::lra::{Folder, ListOpsFiles, LraSpec, MaxLength, Nothing, Texts};
 use datasets::pathfinder::PathfinderSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,19 @@ pub enum DataConfig {
     ListopsFiles(ListOpsFiles),
     /// Pathfinder-like pictures, generated.
     Pathfinder(PathfinderSpec),
-    /// Labelled texts or pairs of texts, byte by byte.
+    /// The published Pathfinder pictures: a folder such as `pathfinder32/curv_contour_length_14`.
+    PathfinderFiles(Folder),
+    /// IMDB reviews as bytes: the published folder `aclImdb`.
+    Text(Texts),
+    /// Pairs of papers as bytes: the published folder `tsv_data` with `new_aan_pairs.*.tsv`.
+    Retrieval(Texts),
+    /// Pairs of embedded passages as bytes: are they of one speech?
+    RetrievalSpeeches(MaxLength),
+    /// CIFAR-10 in grey: the published folder `cifar-10-batches-bin`.
+    Image(Folder),
+    /// Imported Fashion-MNIST in the middle of 32 x 32 pixels.
+    ImageFashion(Nothing),
+    /// Embedded, imported or GLUE's labelled texts or pairs of texts, byte by byte.
     Bytes(BytesSpec),
     /// Masked words and the order of sentences.
     PreTraining(TextSpec),
@@ -50,6 +63,35 @@ pub enum DataConfig {
 impl Default for DataConfig {
     fn default() -> Self {
         Self::Listops(ListOpsSpec::default())
+    }
+}
+
+impl DataConfig {
+    /// The task as the data's crate knows it; `None` for texts.
+    pub(crate) fn arena(&self) -> Option<LraSpec> {
+        Some(match self.clone() {
+            Self::Listops(spec) => LraSpec::Listops(spec),
+            Self::ListopsFiles(spec) => LraSpec::ListopsFiles(spec),
+            Self::Pathfinder(spec) => LraSpec::Pathfinder(spec),
+            Self::PathfinderFiles(spec) => LraSpec::PathfinderFiles(spec),
+            Self::Text(spec) => LraSpec::Text(spec),
+            Self::Retrieval(spec) => LraSpec::Retrieval(spec),
+            Self::RetrievalSpeeches(spec) => LraSpec::RetrievalSpeeches(spec),
+            Self::Image(spec) => LraSpec::Image(spec),
+            Self::ImageFashion(spec) => LraSpec::ImageFashion(spec),
+            Self::Bytes(_) | Self::PreTraining(_) | Self::MaskedLm(_) | Self::Classification(_) => {
+                return None;
+            }
+        })
+    }
+
+    /// Whether closing brackets are among the tokens; `None` where there are none anyway.
+    pub fn close_bracket(&self) -> Option<bool> {
+        match self {
+            Self::Listops(spec) => Some(spec.close_bracket),
+            Self::ListopsFiles(spec) => Some(spec.close_bracket),
+            _ => None,
+        }
     }
 }
 

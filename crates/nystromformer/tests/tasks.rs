@@ -37,19 +37,14 @@ fn recipe(dir: &Path, task: &str, sets: &[&str]) -> Recipe {
             }),
         ),
         "bytes" => (
-            json!({ "task": task, "texts": texts, "most_bytes": 30 }),
+            json!({ "task": task, "texts": texts, "max_length": 30 }),
             json!({
                 "embedding_dim": 8, "transformer_dim": 8, "transformer_hidden_dim": 12, "head_dim": 4, "num_head": 2,
                 "num_layers": 1, "max_seq_len": 32, "num_landmarks": 4, "conv_kernel_size": 3
             }),
         ),
         _ => {
-            let data = match task {
-                "masked-lm" => {
-                    json!({ "task": task, "texts": texts, "vocab_size": 60, "max_length": 20 })
-                }
-                _ => json!({ "task": task, "texts": texts, "vocab_size": 60, "max_length": 20 }),
-            };
+            let data = json!({ "task": task, "texts": texts, "vocab_size": 60, "max_length": 20 });
             let model = json!({
                 "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
                 "num_landmarks": 4, "conv_kernel_size": 3
@@ -280,7 +275,7 @@ fn wrong_recipes_are_told_by_their_key() {
             "training.most_masked=0",
             "training.most_masked",
         ),
-        ("bytes", "data.most_bytes=0", "data.most_bytes"),
+        ("bytes", "data.max_length=0", "data.max_length"),
         ("bytes", "training.from=model", "training.from"),
         ("bytes", "evaluation.sequences=0", "evaluation.sequences"),
     ] {

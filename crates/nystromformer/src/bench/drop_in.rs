@@ -184,7 +184,7 @@ pub(super) fn drop_in(
 ) -> Result<Vec<Figure>> {
     let (steps, more, every) = match options.quick {
         true => (20, 4, 2),
-        false => (1500, 100, 20),
+        false => (1000, 100, 20),
     };
     let (data, tokenizer) = Data::load(options)?;
     let bert = full(&data, &tokenizer, steps, device, cx)?;

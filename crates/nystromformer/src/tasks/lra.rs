@@ -50,20 +50,16 @@ fn batch(rows: &[&[u16]], length: usize) -> Result<EncoderInput> {
 
 /// One batch for each sequence of the examples.
 fn batches<M: LraModel>(examples: &[&LraExample], length: usize) -> Result<Vec<EncoderInput>> {
+    let ids: Vec<_> = examples.iter().map(|example| example.ids()).collect();
     let tower = |t: usize| {
-        let side = |e: &&'_ LraExample| match t {
-            0 => e.first.clone(),
-            _ => e.second.clone(),
-        };
-        let rows: Vec<Vec<u16>> = examples.iter().map(side).collect();
-        let rows: Vec<&[u16]> = rows.iter().map(Vec::as_slice).collect();
-        batch(&rows, length)
+        let rows = ids.iter().map(|ids| ids.get(t).map_or(&[][..], |row| row));
+        batch(&rows.collect::<Vec<&[u16]>>(), length)
     };
     (0..M::TOWERS).map(tower).collect()
 }
 
 fn labels(examples: &[&LraExample]) -> Vec<i64> {
-    examples.iter().map(|e| i64::from(e.label)).collect()
+    examples.iter().map(|e| i64::from(e.label())).collect()
 }
 
 /// Refuses what is wrong with the sections before the data are made, which may take long.

@@ -14,7 +14,7 @@ pub use classification::Classification;
 pub use lra::LraExperiment;
 pub use masked_lm::MaskedLm;
 pub use pretraining::PreTraining;
-pub use sequences::{BytesSpec, ListOpsFiles, LraData, LraExample};
+pub use sequences::{BytesSpec, LraData, LraExample};
 pub use sop::{Documents, Instance};
 
 pub(crate) use lra::answer as lra_answer;

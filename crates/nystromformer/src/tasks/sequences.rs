@@ -3,27 +3,12 @@
 use crate::recipe::DataConfig;
 use datasets::glue::{Example as Text, Label};
 use datasets::labelled::{self, LabelledSpec};
-use datasets::listops;
+use datasets::lra::{BYTE_IDS, Data, PairExample, Pairs, byte_ids};
 use datasets::sequences::{Example, Sequences};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::borrow::Cow;
 use trainer::{Error, Recipe, Result};
-
-/// Where the published ListOps files are.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ListOpsFiles {
-    /// The folder with `basic_train.tsv`, `basic_val.tsv` and `basic_test.tsv`.
-    pub path: PathBuf,
-    /// Whether closing brackets stay; upstream's tokenizer drops them.
-    #[serde(default = "keep")]
-    pub close_bracket: bool,
-}
-
-fn keep() -> bool {
-    true
-}
 
 /// Labelled texts or pairs of texts, read byte by byte: the id of a byte is its value plus 1, and 0 is padding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,23 +16,40 @@ fn keep() -> bool {
 pub struct BytesSpec {
     /// Which texts; pairs become the two sequences of a retrieval task.
     pub texts: LabelledSpec,
-    /// Bytes of a text that are kept; absent: as many as the model's `max_seq_len`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub most_bytes: Option<usize>,
+    /// Bytes of a text that are read.
+    #[serde(default = "most")]
+    pub max_length: usize,
 }
 
-/// Number of ids of texts read byte by byte.
-const BYTE_IDS: usize = 257;
+fn most() -> usize {
+    4000
+}
 
 /// One or two sequences and their class.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LraExample {
-    /// Ids; 0 is padding.
-    pub first: Vec<u16>,
-    /// The second sequence's ids; empty where there is none.
-    pub second: Vec<u16>,
-    /// The class.
-    pub label: u16,
+pub enum LraExample {
+    /// A sequence.
+    One(Example),
+    /// Two texts.
+    Two(PairExample),
+}
+
+impl LraExample {
+    /// Its class.
+    pub fn label(&self) -> u16 {
+        match self {
+            Self::One(example) => example.label,
+            Self::Two(pair) => pair.label,
+        }
+    }
+
+    /// The ids of its sequences; 0 is padding.
+    pub fn ids(&self) -> Vec<Cow<'_, [u16]>> {
+        match self {
+            Self::One(example) => vec![Cow::Borrowed(&example.ids[..])],
+            Self::Two(pair) => pair.ids().map(Cow::Owned).into(),
+        }
+    }
 }
 
 /// Three splits of sequences or pairs.
@@ -69,24 +71,36 @@ pub struct LraData {
     pub pairs: bool,
 }
 
+fn numbered(classes: usize) -> Vec<String> {
+    (0..classes).map(|i| i.to_string()).collect()
+}
+
 impl From<Sequences> for LraData {
     fn from(data: Sequences) -> Self {
-        let all = |list: Vec<Example>| -> Vec<LraExample> {
-            let examples = list.into_iter().map(|e| LraExample {
-                first: e.ids,
-                second: vec![],
-                label: e.label,
-            });
-            examples.collect()
-        };
+        let all = |list: Vec<Example>| list.into_iter().map(LraExample::One).collect();
         Self {
             name: data.name,
             train: all(data.train),
             valid: all(data.valid),
             test: all(data.test),
             vocab_size: data.vocab_size,
-            classes: (0..data.classes).map(|i| i.to_string()).collect(),
+            classes: numbered(data.classes),
             pairs: false,
+        }
+    }
+}
+
+impl From<Pairs> for LraData {
+    fn from(data: Pairs) -> Self {
+        let all = |list: Vec<PairExample>| list.into_iter().map(LraExample::Two).collect();
+        Self {
+            name: data.name,
+            train: all(data.train),
+            valid: all(data.valid),
+            test: all(data.test),
+            vocab_size: data.vocab_size,
+            classes: numbered(data.classes),
+            pairs: true,
         }
     }
 }
@@ -97,54 +111,55 @@ impl LraData {
     /// # Errors
     /// Values that make no sense, files that are missing or malformed, and a task of whole texts.
     pub fn load(data: &DataConfig, recipe: &Recipe) -> Result<Self> {
-        let brackets = |close: bool| match close {
-            true => ", closing brackets kept",
-            false => ", closing brackets dropped",
-        };
-        let named = |data: std::result::Result<Sequences, datasets::Error>, note: &str| {
-            let mut data = Self::from(data.map_err(Error::other)?);
-            data.name.push_str(note);
-            Ok(data)
-        };
-        match data {
-            DataConfig::Listops(spec) => named(spec.generate(), brackets(spec.close_bracket)),
-            DataConfig::ListopsFiles(files) => {
-                let read = listops::read(&recipe.path(&files.path), files.close_bracket);
-                named(read, brackets(files.close_bracket))
-            }
-            DataConfig::Pathfinder(spec) => named(spec.generate(), ""),
-            DataConfig::Bytes(spec) => Self::of_texts(spec, recipe),
-            _ => Err(super::other_task("a task of sequences")),
+        if let DataConfig::Bytes(spec) = data {
+            return Self::of_texts(spec, recipe);
         }
+        let spec = data
+            .arena()
+            .ok_or_else(|| super::other_task("a task of sequences"))?;
+        let mut found = match spec.load(recipe.base_dir()).map_err(Error::other)? {
+            Data::Sequences(data) => Self::from(data),
+            Data::Pairs(data) => Self::from(data),
+        };
+        found.name.push_str(match data.close_bracket() {
+            Some(true) => ", closing brackets kept",
+            Some(false) => ", closing brackets dropped",
+            None => "",
+        });
+        Ok(found)
     }
 
     fn of_texts(spec: &BytesSpec, recipe: &Recipe) -> Result<Self> {
-        if spec.most_bytes == Some(0) {
-            return Err(Error::value("data.most_bytes", 0, "at least 1"));
+        let most = spec.max_length;
+        if most == 0 {
+            return Err(Error::value("data.max_length", most, "at least 1"));
         }
-        let most = spec.most_bytes.unwrap_or(usize::MAX);
         let data = labelled::load(&spec.texts, recipe.base_dir()).map_err(Error::other)?;
         let Some(classes) = data.labels.clone() else {
             let expected = "a task with classes";
             return Err(Error::value("data.texts", "a regression", expected));
         };
-        let ids = |text: &str| -> Vec<u16> {
-            let bytes = text.as_bytes().iter().take(most);
-            bytes.map(|b| u16::from(*b) + 1).collect()
-        };
         let all = |texts: &[Text]| -> Vec<LraExample> {
-            let known = texts.iter().filter_map(|text| match text.label {
-                Label::Class(class) => Some(LraExample {
-                    first: ids(&text.text_a),
-                    second: text.text_b.as_deref().map(ids).unwrap_or_default(),
-                    label: class as u16,
-                }),
-                _ => None,
+            let known = texts.iter().filter_map(|text| {
+                let Label::Class(class) = text.label else {
+                    return None;
+                };
+                let (first, label) = (text.text_a.as_bytes(), class as u16);
+                Some(match &text.text_b {
+                    Some(second) => {
+                        let second = second.as_bytes();
+                        LraExample::Two(PairExample::new(first, second, most, label))
+                    }
+                    None => LraExample::One(Example {
+                        ids: byte_ids(first, most),
+                        label,
+                    }),
+                })
             });
             known.collect()
         };
         Ok(Self {
-            name: format!("{}, bytes", data.name),
+            name: format!("{}, as bytes", data.name),
             train: all(&data.train),
             valid: all(&data.valid),
             test: all(&data.test),
@@ -159,14 +174,14 @@ impl LraData {
     pub fn majority_share(&self) -> f64 {
         let mut counts = vec![0usize; self.classes.len()];
         for example in &self.train {
-            if let Some(count) = counts.get_mut(usize::from(example.label)) {
+            if let Some(count) = counts.get_mut(usize::from(example.label())) {
                 *count += 1;
             }
         }
         // The first of equals.
         let most = counts.iter().max().copied().unwrap_or(0);
         let class = counts.iter().position(|c| *c == most).unwrap_or(0);
-        let hits = self.test.iter().filter(|e| usize::from(e.label) == class);
+        let hits = self.test.iter().filter(|e| usize::from(e.label()) == class);
         hits.count() as f64 / self.test.len().max(1) as f64
     }
 }
