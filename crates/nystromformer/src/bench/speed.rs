@@ -96,6 +96,46 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
+/// Processor time of all threads so far, in seconds: what else the machine does weighs on it much less than on the clock.
+/// `None` where the system does not tell.
+fn processor_seconds() -> Option<f64> {
+    let mut nanoseconds = 0u64;
+    for thread in std::fs::read_dir("/proc/self/task").ok()? {
+        let file = thread.ok()?.path().join("schedstat");
+        let text = std::fs::read_to_string(file).ok()?;
+        nanoseconds += text.split_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    Some(nanoseconds as f64 / 1e9)
+}
+
+/// Resident memory in MiB that a call reaches beyond what was resident at the start, for every length where it reaches a new
+/// mark: freed memory stays with the process, so that small calls after large ones tell nothing.
+fn memory_over_length(
+    lengths: &[usize],
+    inputs: &dyn Fn(usize) -> [Tensor<3>; 3],
+    filter: &Tensor<2>,
+) -> Result<[Vec<(f64, f64)>; 2]> {
+    let mut held: [Vec<(f64, f64)>; 2] = Default::default();
+    memory::reset();
+    let Some(start) = memory::peak() else {
+        return Ok(held);
+    };
+    let mut mark = start;
+    for (way, held) in [Way::Nystrom, Way::Stored].into_iter().zip(&mut held) {
+        for &n in lengths {
+            let inputs = inputs(n);
+            way.run(inputs, filter)?;
+            let peak = memory::peak().unwrap_or(mark);
+            if peak > mark {
+                let more = peak.saturating_sub(start) as f64 / f64::from(1 << 20);
+                held.push((n as f64, more));
+                mark = peak;
+            }
+        }
+    }
+    Ok(held)
+}
+
 /// Time and memory of the three ways at every length.
 pub(super) fn over_length(
     quick: bool,
@@ -108,11 +148,13 @@ pub(super) fn over_length(
         false => &[64, 128, 256, 512, 1024, 2048, 4096, 8192],
     };
     let filter = values([HEADS, FILTER], key.site("filter"), device).mul_scalar(0.1);
+    let inputs =
+        |n: usize| ["q", "k", "v"].map(|name| values([1, n, HEADS * DIM], key.site(name), device));
+    let held = memory_over_length(lengths, &inputs, &filter)?;
+    let by_processor = processor_seconds().is_some();
     let mut times: [Vec<(f64, f64)>; 3] = Default::default();
-    let mut held: [Vec<(f64, f64)>; 3] = Default::default();
     for (i, &n) in lengths.iter().enumerate() {
-        let input = |name: &str| values([1, n, HEADS * DIM], key.site(name), device);
-        let inputs = ["q", "k", "v"].map(input);
+        let inputs = inputs(n);
         // The ways take turns, so that whatever else the machine does weighs on all of them alike.
         let repeats = if n >= 4096 { 7 } else { 21 };
         let mut each: [Vec<f64>; 3] = Default::default();
@@ -121,36 +163,32 @@ pub(super) fn over_length(
                 if cx.cancelled() {
                     return Err(Error::cancelled());
                 }
-                let start = Instant::now();
+                let (clock, processor) = (Instant::now(), processor_seconds());
                 way.run(inputs.clone(), &filter)?;
+                let passed = match (processor, processor_seconds()) {
+                    (Some(from), Some(to)) => to - from,
+                    _ => clock.elapsed().as_secs_f64(),
+                };
                 // The first one warms up.
                 if repeat > 0 {
-                    times.push(start.elapsed().as_secs_f64() * 1e3);
+                    times.push(passed * 1e3);
                 }
             }
         }
         for (way, each) in each.into_iter().enumerate() {
             times[way].push((n as f64, median(each)));
         }
-        for (way, held) in Way::ALL.into_iter().zip(&mut held) {
-            memory::reset();
-            let before = memory::peak();
-            way.run(inputs.clone(), &filter)?;
-            if let (Some(before), Some(after)) = (before, memory::peak()) {
-                let more = after.saturating_sub(before) as f64 / f64::from(1 << 20);
-                held.push((n as f64, more));
-            }
-        }
         let what = "attention over the length";
         cx.progress(i as u64 + 1, lengths.len() as u64, what);
     }
-    Ok(figures(lengths, &times, &held))
+    Ok(figures(lengths, &times, &held, by_processor))
 }
 
 fn figures(
     lengths: &[usize],
     times: &[Vec<(f64, f64)>; 3],
-    held: &[Vec<(f64, f64)>; 3],
+    held: &[Vec<(f64, f64)>; 2],
+    by_processor: bool,
 ) -> Vec<Figure> {
     let slopes = times.each_ref().map(|points| {
         let long = points.iter().copied().filter(|(n, _)| *n >= 1024.0);
@@ -165,17 +203,16 @@ fn figures(
         ),
         None => "full attention in one pass is faster at every length measured".to_owned(),
     };
-    let cell = |points: &[(f64, f64)], i: usize, digits: usize| {
-        points
-            .get(i)
-            .map_or("n/a".to_owned(), |(_, y)| format!("{y:.digits$}"))
+    let cell = |points: &[(f64, f64)], n: usize, digits: usize| {
+        let found = points.iter().find(|(x, _)| *x == n as f64);
+        found.map_or("–".to_owned(), |(_, y)| format!("{y:.digits$}"))
     };
     let rows = lengths.iter().enumerate().map(|(i, n)| {
         let mut row = vec![n.to_string()];
-        row.extend(times.iter().map(|points| cell(points, i, 2)));
+        row.extend(times.iter().map(|points| cell(points, *n, 2)));
         let ratio = full[i].1 / nystrom[i].1;
         row.push(format!("{ratio:.2}"));
-        row.extend(held.iter().map(|points| cell(points, i, 1)));
+        row.extend(held.iter().map(|points| cell(points, *n, 1)));
         row
     });
     let columns = [
@@ -185,11 +222,10 @@ fn figures(
         "full, stored, ms",
         "one pass / Nyström",
         "Nyström, MiB",
-        "full, one pass, MiB",
         "full, stored, MiB",
     ];
-    let lines = |title: &str, y: Axis, all: &[Vec<(f64, f64)>; 3]| {
-        let series = Way::ALL.into_iter().zip(all).map(|(way, points)| Series {
+    let lines = |title: &str, y: Axis, ways: &[Way], all: &[Vec<(f64, f64)>]| {
+        let series = ways.iter().zip(all).map(|(way, points)| Series {
             name: way.name(),
             points: points.clone(),
         });
@@ -200,10 +236,14 @@ fn figures(
             series: series.collect(),
         })
     };
+    let clock = match by_processor {
+        true => "processor time of all threads",
+        false => "time by the clock",
+    };
     vec![
         Figure::Table(Table {
             title: format!(
-                "Attention forward, batch 1, {HEADS} heads of {DIM}, {LANDMARKS} landmarks, convolution over {FILTER} tokens (full attention without); medians of calls that take turns. Slope of time over length from 1024 tokens: Nyström {:.2}, full in one pass {:.2}, full with stored scores {:.2}; {crossover}. Memory: what a call adds to the process at its peak",
+                "Attention forward, batch 1, {HEADS} heads of {DIM}, {LANDMARKS} landmarks, convolution over {FILTER} tokens (full attention without); {clock}, medians of calls that take turns. Slope of time over length from 1024 tokens: Nyström {:.2}, full in one pass {:.2}, full with stored scores {:.2}; {crossover}. Memory: what a call with its inputs adds to the process at its peak, where that passes what the process had held before",
                 slopes[0], slopes[1], slopes[2]
             ),
             columns: columns.map(str::to_owned).to_vec(),
@@ -212,11 +252,13 @@ fn figures(
         lines(
             "Time of attention forward over the length",
             Axis::with_unit("time", "ms"),
+            &Way::ALL,
             times,
         ),
         lines(
             "Memory of attention forward over the length",
             Axis::with_unit("memory", "MiB"),
+            &[Way::Nystrom, Way::Stored],
             held,
         ),
     ]
