@@ -5,12 +5,15 @@ use crate::finetuning::FineTuning;
 use crate::pretraining::PreTraining;
 use crate::recipe::{BertData, EvaluationConfig, TrainingConfig, model_section};
 use crate::tokenizer::BertTokenizer;
+use crate::two_stages::PreTrainedTuning;
 use crate::weights::{BertClass, Checkpoint, LoadReport, load};
 use burn::prelude::*;
 use core_attn::random::Key;
+use std::path::{Path, PathBuf};
 use trainer::{Error, Experiment, Recipe, Result};
 
 /// The sections of a recipe, before its data is read.
+#[derive(Clone)]
 pub(crate) struct Common {
     pub config: BertConfig,
     /// Whether the recipe says how many token ids there are.
@@ -20,7 +23,8 @@ pub(crate) struct Common {
     pub evaluation: EvaluationConfig,
 }
 
-/// Reads a recipe: a corpus alone is pre-trained on, anything else is a task to be fine-tuned for.
+/// Reads a recipe: a corpus alone is pre-trained on, labelled texts are a task to be fine-tuned for, after pre-training if the
+/// recipe asks for that.
 ///
 /// # Errors
 /// Anything in the recipe or the data that cannot be; the message names the place.
@@ -35,10 +39,28 @@ pub(crate) fn open(recipe: &Recipe, device: &Device) -> Result<Box<dyn Experimen
         training: recipe.section("training")?,
         evaluation,
     };
-    let text_alone = common.data.parts.is_none() && common.data.glue.is_none();
-    Ok(match text_alone && common.data.corpus.is_some() {
-        true => Box::new(PreTraining::open(recipe, common, device)?),
-        false => Box::new(FineTuning::open(recipe, common, device)?),
+    let text_alone = common.data.labelled.is_none() && common.data.corpus.is_some();
+    Ok(match (text_alone, &common.training.pretraining) {
+        (true, None) => Box::new(PreTraining::open(recipe, common, device)?),
+        (true, Some(_)) => {
+            return Err(Error::value(
+                "training.pretraining",
+                "given",
+                "labelled texts in `data.labelled`; with `data.corpus` alone the whole run is pre-training",
+            ));
+        }
+        (false, None) if common.data.corpus.is_some() => {
+            return Err(Error::value(
+                "data.corpus",
+                "given",
+                "nothing beside `data.labelled`, unless `training.pretraining` says how to learn from it first",
+            ));
+        }
+        (false, None) => Box::new(FineTuning::open(recipe, common, device)?),
+        (false, Some(first)) => {
+            let first = first.clone();
+            Box::new(PreTrainedTuning::open(recipe, common, &first, device)?)
+        }
     })
 }
 
@@ -78,7 +100,7 @@ pub(crate) fn start<M: BertClass>(
         Ok(())
     };
     if let Some(from) = &training.from {
-        let dir = recipe.path(from);
+        let dir = start_folder(recipe, from)?;
         let mut checkpoint = Checkpoint::open(&dir).map_err(Error::other)?;
         fits(&checkpoint.config, "the model's config")?;
         checkpoint.config.num_labels = config.num_labels;
@@ -94,6 +116,30 @@ pub(crate) fn start<M: BertClass>(
     fits(&config, "model")?;
     let model = M::create(&config, key, &device).map_err(Error::other)?;
     Ok((model, LoadReport::default()))
+}
+
+/// The folder that `training.from` names: a path relative to the recipe, a model that was imported (`minilm`), or, with the
+/// feature `hub`, a published model's name.
+///
+/// # Errors
+/// A model that can be imported and was not.
+pub(crate) fn start_folder(recipe: &Recipe, from: &Path) -> Result<PathBuf> {
+    let path = recipe.path(from);
+    if path.exists() || !pretrained::is_published_name(from) {
+        return Ok(path);
+    }
+    let name = from.to_string_lossy();
+    match datasets::info(&name, recipe.base_dir()) {
+        Ok(info) if info.kind == datasets::Kind::Model => info.folder.ok_or_else(|| {
+            let commands: Vec<String> = info.commands.iter().map(|c| format!("`{c}`")).collect();
+            let expected = format!(
+                "it is not on this machine; get it with {}",
+                commands.join(", then ")
+            );
+            Error::value("training.from", name, expected)
+        }),
+        _ => Ok(from.to_path_buf()),
+    }
 }
 
 /// What is said about a model before a run.

@@ -1,7 +1,7 @@
 //! Fine-tuning: a classifier of texts or pairs (section 4.1 of the paper).
 
 use crate::classes::BertForSequenceClassification;
-use crate::config::ProblemType;
+use crate::config::{BertConfig, ProblemType};
 use crate::data::{Labelled, Sample};
 use crate::experiment::{Common, report_lines, start};
 use crate::model::EncoderCall;
@@ -9,15 +9,17 @@ use crate::parts::Mode;
 use crate::predict::answer;
 use crate::recipe::{EvaluationConfig, TrainingConfig};
 use crate::sentence::Pooling;
+use crate::tokenizer::BertTokenizer;
 use crate::weights::{BertClass, Checkpoint, LoadReport, load};
 use burn::module::Module;
 use burn::prelude::*;
 use core_attn::random::Key;
+use pretrained::NamedTensors;
 use serde_json::Value;
 use std::path::Path;
 use trainer::{
     CheckpointReader, CheckpointWriter, Context, Error, Experiment, Learner, Metrics, Objective,
-    Predict, Recipe, Reference, Result, Scalars, Split, Stage, Step, Work, task_metrics,
+    Predict, Recipe, Reference, Result, Sampled, Scalars, Split, Stage, Step, Work, task_metrics,
 };
 
 /// Fine-tuning brought to life.
@@ -35,6 +37,16 @@ pub struct FineTuning {
 
 impl FineTuning {
     pub(crate) fn open(recipe: &Recipe, common: Common, device: &Device) -> Result<Self> {
+        Self::with(recipe, common, None, device)
+    }
+
+    /// Fine-tuning with a tokenizer that is there already.
+    pub(crate) fn with(
+        recipe: &Recipe,
+        common: Common,
+        tokenizer: Option<BertTokenizer>,
+        device: &Device,
+    ) -> Result<Self> {
         let Common {
             mut config,
             vocab_given,
@@ -42,7 +54,7 @@ impl FineTuning {
             training,
             evaluation,
         } = common;
-        let data = Labelled::load(recipe, &spec, &training)?;
+        let data = Labelled::load(recipe, &spec, &training, tokenizer)?;
         if data.train.is_empty() || data.valid.is_empty() {
             let found = format!("{} / {} examples", data.train.len(), data.valid.len());
             return Err(Error::value(
@@ -87,6 +99,25 @@ impl FineTuning {
             seed: recipe.seed,
             device: device.clone().without_autodiff(),
         })
+    }
+
+    /// Takes over the body of a pre-trained model; the classes' own map starts anew.
+    pub(crate) fn begin_from(&mut self, tensors: NamedTensors) -> Result<()> {
+        let config = self.learner.model().bert.config().clone();
+        let checkpoint = Checkpoint {
+            config: BertConfig {
+                architectures: None,
+                ..config
+            },
+            tensors,
+            file: "the pre-trained model".into(),
+        };
+        let device = self.device.clone().autodiff();
+        let key = Key::new(self.seed).site("head");
+        let (model, _) = load::<BertForSequenceClassification>(checkpoint, key, &device)
+            .map_err(Error::other)?;
+        self.learner.update_model(|_| model);
+        Ok(())
     }
 
     fn metric(&self) -> &'static str {
@@ -283,11 +314,47 @@ impl Experiment for FineTuning {
             }
         }
         let most = counts.into_iter().max().unwrap_or(0) as f64;
-        vec![Reference {
+        let mut all = vec![Reference {
             name: "the most frequent class".into(),
             metric: "acc".into(),
             value: most / self.data.test.len().max(1) as f64,
-        }]
+        }];
+        all.extend(self.data.naive_bayes().map(|value| Reference {
+            name: "counting words (naive Bayes)".into(),
+            metric: "acc".into(),
+            value,
+        }));
+        all
+    }
+
+    fn samples(&mut self, _cx: &mut Context) -> Result<Vec<Sampled>> {
+        /// Examples of the test to show.
+        const SHOWN: usize = 4;
+        let Some(classes) = self.data.classes.clone() else {
+            return Ok(vec![]);
+        };
+        let step = (self.data.test.len() / SHOWN).max(1);
+        let shown: Vec<(Vec<u32>, usize)> = self
+            .data
+            .test
+            .iter()
+            .step_by(step)
+            .map(|s| (s.encoded.ids.clone(), s.label as usize))
+            .take(SHOWN)
+            .collect();
+        let mut all = vec![];
+        for (ids, label) in shown {
+            let text = self.data.tokenizer.decode(&ids).map_err(Error::other)?;
+            let answer = self.predict(&Value::from(text.clone()))?;
+            let name = |class: usize| classes.get(class).cloned().unwrap_or_default();
+            let found = answer["label"].as_str().unwrap_or_default();
+            let score = answer["score"].as_f64().unwrap_or_default();
+            all.push(Sampled {
+                title: format!("{} is taken for {found} ({score:.2})", name(label)),
+                text,
+            });
+        }
+        Ok(all)
     }
 
     fn predictor(&mut self) -> Option<&mut dyn Predict> {

@@ -53,6 +53,8 @@
 mod activation;
 mod attention;
 mod auto;
+#[cfg(feature = "train")]
+mod bench;
 mod classes;
 mod config;
 #[cfg(feature = "train")]
@@ -67,6 +69,8 @@ mod finetuning;
 mod folder;
 mod heads;
 mod input;
+#[cfg(feature = "train")]
+mod instances;
 mod loss;
 mod model;
 mod parts;
@@ -81,6 +85,8 @@ mod replay;
 mod replay_text;
 mod sentence;
 mod tokenizer;
+#[cfg(feature = "train")]
+mod two_stages;
 mod vocabulary;
 mod weights;
 
@@ -129,7 +135,8 @@ pub use {
     finetuning::FineTuning,
     folder::Folder,
     pretraining::PreTraining,
-    recipe::{BertData, EvaluationConfig, GlueSpec, PartsSpec, TrainingConfig},
+    recipe::{BertData, EvaluationConfig, PreTrainingConfig, TrainingConfig},
+    two_stages::PreTrainedTuning,
 };
 
 /// What this crate registers with the tools.
@@ -146,5 +153,5 @@ pub static ARCHITECTURE: trainer::Architecture = trainer::Architecture {
     claims: folder::claims,
     convert: |from, device| Ok(Box::new(Folder::convert(from, device)?)),
     replays: replay::REPLAYS,
-    bench: None,
+    bench: Some(bench::bench),
 };

@@ -2,8 +2,9 @@
 
 use crate::classes::BertForPreTraining;
 use crate::config::BertConfig;
-use crate::data::{CorpusText, Sentences, batch_of, tokenizer};
+use crate::data::tokenizer;
 use crate::experiment::{Common, report_lines, start};
+use crate::instances::{Sentences, Texts, batch_of};
 use crate::model::EncoderCall;
 use crate::parts::Mode;
 use crate::predict::answer;
@@ -38,6 +39,20 @@ pub struct PreTraining {
 
 impl PreTraining {
     pub(crate) fn open(recipe: &Recipe, common: Common, device: &Device) -> Result<Self> {
+        let texts = Texts::load(recipe, &common.data)?;
+        let text = || texts.splits[0].join("\n\n");
+        let tokenizer = tokenizer(recipe, &common.data, &common.training, &text)?;
+        Self::on(recipe, common, &texts, tokenizer, device)
+    }
+
+    /// Pre-training on these texts, cut by this tokenizer.
+    pub(crate) fn on(
+        recipe: &Recipe,
+        common: Common,
+        texts: &Texts,
+        tokenizer: BertTokenizer,
+        device: &Device,
+    ) -> Result<Self> {
         let Common {
             config,
             vocab_given,
@@ -45,18 +60,13 @@ impl PreTraining {
             training,
             evaluation,
         } = common;
-        let Some(spec) = &data.corpus else {
-            return Err(Error::value("data.corpus", "absent", "a text to train on"));
-        };
         if data.max_length < 8 {
             let expected = "at least 8 tokens for two segments";
             return Err(Error::value("data.max_length", data.max_length, expected));
         }
         let (training, steps) = training.resolved(None)?;
-        let text = CorpusText::load(spec, recipe.base_dir())?;
-        let tokenizer = tokenizer(recipe, &data, &training, &|| text.splits[0].clone())?;
         let mut sentences = vec![];
-        for split in &text.splits {
+        for split in &texts.splits {
             let found = Sentences::new(split, &tokenizer)?;
             if found.len() < 8 {
                 let found = format!("a split of {} sentences", found.len());
@@ -86,7 +96,7 @@ impl PreTraining {
         Ok(Self {
             learner,
             sentences,
-            name: text.name,
+            name: texts.name.clone(),
             tokenizer,
             max_length: data.max_length,
             training,
@@ -95,6 +105,11 @@ impl PreTraining {
             report,
             device: device.clone().without_autodiff(),
         })
+    }
+
+    /// The model, without automatic differentiation.
+    pub(crate) fn model(&self) -> BertForPreTraining {
+        self.learner.evaluation_model()
     }
 
     fn config(&self) -> &BertConfig {

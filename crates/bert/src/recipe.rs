@@ -2,25 +2,23 @@
 
 use crate::config::BertConfig;
 use datasets::CorpusSpec;
+use datasets::labelled::LabelledSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use trainer::{Clock, Error, Group, OptimizerConfig, Recipe, Result, Schedule};
 
-/// What is trained on. A `corpus` alone is for pre-training (masked words and next sentences); with `parts`, or with `glue`,
-/// a classifier is trained.
+/// What is trained on. A `corpus` alone is for pre-training (masked words and next sentences); with `labelled` texts a
+/// classifier is trained, after pre-training if `training.pretraining` asks for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BertData {
-    /// A text.
+    /// A text to pre-train on; absent: the texts of `labelled`, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corpus: Option<CorpusSpec>,
-    /// Turns the text into a task: from which part of it does a passage come?
+    /// The texts of a classifier.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub parts: Option<PartsSpec>,
-    /// A GLUE task on this machine.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub glue: Option<GlueSpec>,
+    pub labelled: Option<LabelledSpec>,
     /// A folder with `tokenizer.json` or `vocab.txt`, relative to the recipe; absent: that of `training.from`, else a
     /// vocabulary is made from the training text.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,43 +35,13 @@ impl Default for BertData {
     fn default() -> Self {
         Self {
             corpus: None,
-            parts: None,
-            glue: None,
+            labelled: None,
             tokenizer: None,
             vocab_size: 2000,
             lowercase: true,
             max_length: 128,
         }
     }
-}
-
-/// Passages of a text, labelled by the part of it that they come from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct PartsSpec {
-    /// Number of parts of equal length.
-    pub classes: usize,
-    /// Words of a passage.
-    pub words: usize,
-}
-
-impl Default for PartsSpec {
-    fn default() -> Self {
-        Self {
-            classes: 4,
-            words: 40,
-        }
-    }
-}
-
-/// A GLUE task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct GlueSpec {
-    /// Its name, such as `sst-2`.
-    pub task: String,
-    /// The folder with its files, relative to the recipe.
-    pub path: PathBuf,
 }
 
 /// How the model is trained.
@@ -89,11 +57,15 @@ pub struct TrainingConfig {
     pub batch_size: usize,
     /// Parts the batch is cut into, whose gradients are summed; saves memory.
     pub batch_split: usize,
-    /// A model folder to start from, relative to the recipe; absent: random weights.
+    /// A model to start from: a folder, relative to the recipe; or the name of one that was imported, such as "minilm", or, with
+    /// the feature `hub`, of a published one. Absent: random weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// Share of the tokens that are to be guessed in pre-training.
     pub mask_share: f64,
+    /// For a classifier: pre-training that comes first, in the same run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretraining: Option<PreTrainingConfig>,
     /// The update rule.
     pub optimizer: OptimizerConfig,
     /// The learning rate over the updates.
@@ -113,6 +85,7 @@ impl Default for TrainingConfig {
             batch_split: 1,
             from: None,
             mask_share: 0.15,
+            pretraining: None,
             optimizer: OptimizerConfig::AdamW {
                 lr: 5e-5,
                 betas: [0.9, 0.999],
@@ -130,6 +103,58 @@ impl Default for TrainingConfig {
             },
             clip: Some(1.0),
             clock: Clock::default(),
+        }
+    }
+}
+
+/// How a classifier's body is pre-trained; what is absent is as in `training`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PreTrainingConfig {
+    /// Updates.
+    pub steps: u64,
+    /// Sequences of an update.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+    /// Longest sequence in tokens; `data.max_length` where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+    /// The update rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optimizer: Option<OptimizerConfig>,
+    /// The learning rate over the updates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+}
+
+impl Default for PreTrainingConfig {
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            batch_size: None,
+            max_length: None,
+            optimizer: None,
+            schedule: None,
+        }
+    }
+}
+
+impl TrainingConfig {
+    /// The same for the pre-training that comes first.
+    pub(crate) fn of_pretraining(&self, first: &PreTrainingConfig) -> Self {
+        Self {
+            steps: Some(first.steps),
+            batch_size: first.batch_size.unwrap_or(self.batch_size),
+            optimizer: first
+                .optimizer
+                .clone()
+                .unwrap_or_else(|| self.optimizer.clone()),
+            schedule: first
+                .schedule
+                .clone()
+                .unwrap_or_else(|| self.schedule.clone()),
+            pretraining: None,
+            ..self.clone()
         }
     }
 }

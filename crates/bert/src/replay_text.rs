@@ -44,17 +44,11 @@ pub(crate) fn tokenizer(case: &Case, _device: &Device) -> Result<Replayed> {
     let mut found = Replayed::default();
     let vocab: Vec<String> = match case.json.get("vocab") {
         Some(_) => case.field("vocab")?,
-        None => match minilm(case) {
-            Some(dir) => {
-                let file = dir.join(VOCAB_FILE);
-                let text = std::fs::read_to_string(&file).map_err(Error::other)?;
-                text.lines().map(str::to_owned).collect()
-            }
-            None => {
-                found.skipped.push(("cases".into(), not_imported()));
-                return Ok(found);
-            }
-        },
+        // The published vocabulary, which is embedded.
+        None => {
+            let text = datasets::embedded::bert_base_uncased().map_err(Error::other)?;
+            text.lines().map(str::to_owned).collect()
+        }
     };
     let lists: Vec<(bool, Vec<Value>)> = match case.json.get("cases") {
         Some(Value::Array(list)) => vec![(true, list.clone())],

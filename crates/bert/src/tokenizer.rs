@@ -5,6 +5,7 @@ use crate::input::EncoderInput;
 use serde::Deserialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::bpe::BPE;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
@@ -291,6 +292,7 @@ impl BertTokenizer {
                 options.do_lower_case,
             )))
             .with_pre_tokenizer(Some(BertPreTokenizer))
+            .with_decoder(Some(WordPieceDecoder::default()))
             .with_post_processor(Some(BertProcessing::new(
                 ("[SEP]".into(), separator),
                 ("[CLS]".into(), class),

@@ -37,6 +37,20 @@ fn recipe(dir: &Path, data: Value) -> Recipe {
     Recipe::from_value(value, &dir.join("recipe.json"), &[]).unwrap()
 }
 
+/// Writes a GLUE task whose words tell the classes, and gives the section `data` that reads it.
+fn films(dir: &Path) -> Value {
+    let rows = |n: usize| {
+        let rows = (0..n).map(|i| match i % 2 {
+            0 => format!("a {} bad film . it was slow . \t0\n", i % 9),
+            _ => format!("a {} good film . it was fast . \t1\n", i % 9),
+        });
+        format!("sentence\tlabel\n{}", rows.collect::<String>())
+    };
+    std::fs::write(dir.join("train.tsv"), rows(40)).unwrap();
+    std::fs::write(dir.join("dev.tsv"), rows(10)).unwrap();
+    json!({ "labelled": { "task": "sst-2", "path": "." }, "vocab_size": 80, "max_length": 24 })
+}
+
 fn open(recipe: &Recipe) -> Box<dyn Experiment> {
     (ARCHITECTURE.open)(recipe, &Device::flex()).unwrap()
 }
@@ -63,9 +77,12 @@ fn exported(experiment: &dyn Experiment) -> Vec<u8> {
 
 #[test]
 fn a_resumed_run_ends_at_the_same_bits() {
-    for data in [json!({}), json!({ "parts": { "classes": 3, "words": 8 } })] {
+    for task in [false, true] {
         let dir = tempfile::tempdir().unwrap();
-        let recipe = recipe(dir.path(), data);
+        let mut recipe = recipe(dir.path(), json!({}));
+        if task {
+            recipe.data = films(dir.path());
+        }
         let mut whole = open(&recipe);
         steps(&mut *whole, 0..6);
 
@@ -88,11 +105,12 @@ fn a_resumed_run_ends_at_the_same_bits() {
 }
 
 #[test]
-fn parts_of_a_text_are_learned_and_the_folder_answers() {
+fn a_task_is_learned_and_the_folder_answers() {
     let dir = tempfile::tempdir().unwrap();
-    let recipe = recipe(dir.path(), json!({ "parts": { "classes": 3, "words": 8 } }));
+    let mut recipe = recipe(dir.path(), json!({}));
+    recipe.data = films(dir.path());
     let mut experiment = open(&recipe);
-    steps(&mut *experiment, 0..60);
+    steps(&mut *experiment, 0..40);
     let found = experiment
         .evaluate(Split::Test, &mut Context::detached())
         .unwrap();
@@ -107,10 +125,10 @@ fn parts_of_a_text_are_learned_and_the_folder_answers() {
     let answer = folder
         .predictor()
         .unwrap()
-        .predict(&json!("blue birds fly over"))
+        .predict(&json!("a good film"))
         .unwrap();
-    assert_eq!(answer["label"], "part 2");
-    assert_eq!(answer["scores"].as_object().unwrap().len(), 3);
+    assert_eq!(answer["label"], "1");
+    assert_eq!(answer["scores"].as_object().unwrap().len(), 2);
 
     // The tokenizer travels.
     let copy = dir.path().join("copy");
@@ -146,7 +164,8 @@ fn pre_training_learns_and_is_fine_tuned_from() {
     let out = dir.path().join("pre");
     std::fs::create_dir(&out).unwrap();
     pre.export(&out).unwrap();
-    let mut recipe = recipe(dir.path(), json!({ "parts": { "classes": 3, "words": 8 } }));
+    let mut recipe = recipe(dir.path(), json!({}));
+    recipe.data = films(dir.path());
     recipe.training["from"] = "pre".into();
     let tuned = open(&recipe);
     let said = tuned.summary();
@@ -162,27 +181,66 @@ fn pre_training_learns_and_is_fine_tuned_from() {
     );
 }
 
+/// Steps of a run in two stages, as the runner takes them.
+fn staged(experiment: &mut dyn Experiment, range: std::ops::Range<u64>, first: u64) {
+    let mut cx = Context::detached();
+    for global in range {
+        let (stage, step) = match global < first {
+            true => (0, global),
+            false => (1, global - first),
+        };
+        if step == 0 {
+            experiment.begin_stage(stage, &mut cx).unwrap();
+        }
+        let at = Step::new(3, stage, step, global);
+        experiment.train_step(at, &mut cx).unwrap();
+    }
+}
+
 #[test]
-fn a_glue_folder_is_trained_on() {
+fn pre_training_and_fine_tuning_are_one_run_that_resumes_in_either() {
     let dir = tempfile::tempdir().unwrap();
-    let rows = |n: usize| {
-        let rows = (0..n).map(|i| match i % 2 {
-            0 => format!("a {} bad film \t0\n", i % 9),
-            _ => format!("a {} good film \t1\n", i % 9),
-        });
-        format!("sentence\tlabel\n{}", rows.collect::<String>())
-    };
-    std::fs::write(dir.path().join("train.tsv"), rows(40)).unwrap();
-    std::fs::write(dir.path().join("dev.tsv"), rows(10)).unwrap();
     let mut recipe = recipe(dir.path(), json!({}));
-    recipe.data =
-        json!({ "glue": { "task": "SST-2", "path": "." }, "vocab_size": 60, "max_length": 16 });
-    let mut experiment = open(&recipe);
-    steps(&mut *experiment, 0..40);
-    let found = experiment
-        .evaluate(Split::Valid, &mut Context::detached())
-        .unwrap();
-    assert_eq!(found.get("acc"), Some(1.0));
+    recipe.data = films(dir.path());
+    recipe.training["pretraining"] = json!({ "steps": 4 });
+    recipe.training["steps"] = 30.into();
+    let mut whole = open(&recipe);
+    let stages = whole.stages();
+    let names: Vec<_> = stages.iter().map(|s| (s.name.as_str(), s.steps)).collect();
+    assert_eq!(names, [("pre-train", 4), ("fine-tune", 30)]);
+    staged(&mut *whole, 0..34, 4);
+
+    for cut in [2, 9] {
+        let mut first = open(&recipe);
+        staged(&mut *first, 0..cut, 4);
+        let saved = dir.path().join(format!("checkpoint-{cut}"));
+        CheckpointWriter::write(&saved, |to| first.save(to)).unwrap();
+        let mut second = open(&recipe);
+        second
+            .restore(&CheckpointReader::open(&saved).unwrap())
+            .unwrap();
+        staged(&mut *second, cut..34, 4);
+        assert!(exported(&*whole) == exported(&*second), "cut at {cut}");
+    }
+    let found = whole.evaluate(Split::Test, &mut Context::detached());
+    assert_eq!(found.unwrap().get("acc"), Some(1.0));
+    let said = whole.references();
+    assert!(
+        said.iter()
+            .any(|r| r.name.contains("Bayes") && r.value == 1.0),
+        "{said:?}"
+    );
+
+    // The first stage leaves its mark: without it the run ends elsewhere.
+    let mut alone = recipe.clone();
+    alone
+        .training
+        .as_object_mut()
+        .unwrap()
+        .remove("pretraining");
+    let mut alone = open(&alone);
+    steps(&mut *alone, 0..30);
+    assert!(exported(&*whole) != exported(&*alone));
 }
 
 #[test]
@@ -213,11 +271,11 @@ fn what_is_wrong_in_a_recipe_is_named() {
     fails(&|r| r.data["vocab_size"] = 10.into(), "vocab_size is 10");
     fails(&|r| r.data = json!({}), "data");
     fails(
-        &|r| r.data = json!({ "glue": { "task": "sst", "path": "." } }),
+        &|r| r.data = json!({ "labelled": { "task": "sst", "path": "." } }),
         "one of cola, sst-2",
     );
     fails(
-        &|r| r.data = json!({ "glue": { "task": "rte", "path": "." } }),
+        &|r| r.data = json!({ "labelled": { "task": "rte", "path": "." } }),
         "train.tsv",
     );
     fails(
@@ -230,6 +288,14 @@ fn what_is_wrong_in_a_recipe_is_named() {
     );
     fails(&|r| r.training["from"] = "nowhere".into(), "nowhere");
     fails(&|r| r.training["stepz"] = 3.into(), "stepz");
+    fails(
+        &|r| r.training["pretraining"] = json!({ "steps": 3 }),
+        "training.pretraining",
+    );
+    fails(
+        &|r| r.data["labelled"] = json!({ "name": "sotu-era4" }),
+        "data.corpus",
+    );
     fails(
         &|r| r.evaluation["sequences"] = 0.into(),
         "evaluation.sequences",

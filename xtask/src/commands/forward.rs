@@ -33,8 +33,8 @@ pub struct Args {
 /// When the model cannot be opened, or an input is missing or misshapen.
 pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
     let device = Backend::choose(args.backend, None)?.device(&app.command)?;
-    let inputs = pretrained::read_tensors(&args.inputs)?;
     let dir = models::place(&args.model, app)?;
+    let inputs = pretrained::read_tensors(&args.inputs)?;
     let mut model = models::load(&dir, &args.kind, &device)?;
     let outputs = model.forward(inputs).with_context(|| {
         format!(
