@@ -15,7 +15,8 @@ use tokenizers::processors::bert::BertProcessing;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::utils::truncation::truncate_encodings;
 use tokenizers::{
-    AddedToken, PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+    AddedToken, PostProcessor, PostProcessorWrapper, Tokenizer, TruncationDirection,
+    TruncationParams, TruncationStrategy,
 };
 
 /// The file of a complete tokenizer.
@@ -142,7 +143,10 @@ pub struct Encoded {
 /// A tokenizer with its special tokens.
 #[derive(Debug, Clone)]
 pub struct BertTokenizer {
+    /// Without the post-processor, which would else see a text twice.
     inner: Tokenizer,
+    /// Puts the special tokens around a text.
+    frame: Option<PostProcessorWrapper>,
     special: SpecialIds,
     /// The folder's files it was read from.
     files: Vec<(&'static str, Vec<u8>)>,
@@ -319,8 +323,11 @@ impl BertTokenizer {
             separator: id(["[SEP]", "</s>"])?,
             mask: id(["[MASK]", "<mask>"])?,
         };
+        let frame = inner.get_post_processor().cloned();
+        inner.with_post_processor(None::<PostProcessorWrapper>);
         Ok(Self {
             inner,
+            frame,
             special,
             files: vec![],
         })
@@ -364,10 +371,8 @@ impl BertTokenizer {
         let part = |text: &str| self.inner.encode_char_offsets(text, false).map_err(wrong);
         let (mut first, mut second) = (part(a)?, b.map(part).transpose()?);
         if let Some(most) = max_length {
-            let added = self
-                .inner
-                .get_post_processor()
-                .map_or(0, |p| p.added_tokens(b.is_some()));
+            let added = self.frame.as_ref();
+            let added = added.map_or(0, |p| p.added_tokens(b.is_some()));
             let room = most.checked_sub(added).ok_or_else(|| {
                 input_error(
                     "max_length",
@@ -383,10 +388,11 @@ impl BertTokenizer {
             };
             (first, second) = truncate_encodings(first, second, &how).map_err(wrong)?;
         }
-        let found = self
-            .inner
-            .post_process(first, second, true)
-            .map_err(wrong)?;
+        let found = match &self.frame {
+            Some(frame) => frame.process(first, second, true),
+            None => self.inner.post_process(first, second, true),
+        };
+        let found = found.map_err(wrong)?;
         Ok(Encoded {
             ids: found.get_ids().to_vec(),
             type_ids: found.get_type_ids().to_vec(),
@@ -435,7 +441,9 @@ impl BertTokenizer {
             return Ok(());
         }
         let file = dir.join(TOKENIZER_FILE);
-        let json = self.inner.to_string(true).map_err(|e| failed(&file, e))?;
+        let mut whole = self.inner.clone();
+        whole.with_post_processor(self.frame.clone());
+        let json = whole.to_string(true).map_err(|e| failed(&file, e))?;
         pretrained::write_atomic(&file, json.as_bytes())?;
         let name = |id: u32| self.token(id).unwrap_or_default();
         let special = self.special;

@@ -114,7 +114,10 @@ fn a_vocabulary_without_special_tokens_is_refused() {
     let error = BertTokenizer::from_folder(empty.path())
         .unwrap_err()
         .to_string();
-    assert!(error.contains("tokenizer.json nor vocab.txt"), "{error}");
+    assert!(
+        error.contains("neither tokenizer.json, nor vocab.txt"),
+        "{error}"
+    );
 }
 
 #[test]
