@@ -300,3 +300,21 @@ fn every_recipe_of_this_architecture_is_valid() {
     }
     assert_eq!(ARCHITECTURE.name, "routing-transformer");
 }
+
+#[test]
+fn the_default_rate_is_flat_and_then_falls() {
+    // 0.01·√w / √max(t, w) with w = 10 000.
+    let training = routing_transformer::TrainingConfig::default()
+        .resolved()
+        .unwrap();
+    let trainer::OptimizerConfig::Adafactor { lr, .. } = training.optimizer else {
+        panic!("not Adafactor");
+    };
+    for (update, expected) in [(1, 0.01), (5_000, 0.01), (10_000, 0.01), (40_000, 0.005)] {
+        let found = training.schedule.lr(lr, update);
+        assert!(
+            (found - expected).abs() < 1e-9,
+            "{found} at update {update}"
+        );
+    }
+}

@@ -317,6 +317,92 @@ fn gradients_are_those_of_finite_differences() {
     }
 }
 
+/// What no golden case of the package has, by a step along the whole gradient: the loss must rise as the gradient says.
+#[test]
+fn the_packages_loss_rises_along_its_gradient() {
+    let device = Device::flex().autodiff();
+    let both = |shared| LucidrainsConfig {
+        causal: false,
+        shared_qk: Some(shared),
+        ..package()
+    };
+    let cases = [
+        ("bidirectional, shared", both(true)),
+        ("bidirectional, keys of their own", both(false)),
+        (
+            "causal, keys of their own, shifted tokens",
+            LucidrainsConfig {
+                shared_qk: Some(false),
+                shift_tokens: true,
+                ..package()
+            },
+        ),
+    ];
+    for (name, config) in cases {
+        let config = RoutingTransformerConfig::from(LucidrainsConfig {
+            commitment_factor: 0.1,
+            ..config
+        });
+        // 11 is no multiple of the block of 4.
+        let text = ids(2, 11, &device);
+        let loss = |m: &RoutingTransformerLM| {
+            let out = m.forward(text.clone(), Mode::evaluation()).unwrap();
+            // In which order the members of a cluster stand is of no account.
+            let members = |r: &Routed| {
+                let sorted = |m: &core_attn::routed::Members| {
+                    let [_, _, _, size] = m.dims();
+                    let mut all = m.positions().to_vec();
+                    all.chunks_mut(size).for_each(<[u32]>::sort_unstable);
+                    all
+                };
+                let lists: Vec<_> = r.members.iter().map(sorted).collect();
+                (lists, r.stats.uncovered, r.stats.nearest.clone())
+            };
+            let members: Vec<_> = out.routed.iter().map(members).collect();
+            let loss = cross_entropy(out.logits, text.clone()).unwrap().0 + out.clustering_loss;
+            (loss, members)
+        };
+        let of_seed = |seed: u64| {
+            let model = config.init(Key::new(seed), &device).unwrap();
+            let (at_first, members) = loss(&model);
+            let grads = model.gradients(&at_first.backward());
+            let weights = model.weights();
+            let square: f64 = grads
+                .values()
+                .flat_map(|g| g.iter::<f64>().map(|x| x * x).collect::<Vec<_>>())
+                .sum();
+            let value = |step: f64| {
+                let moved = weights.iter().map(|(name, data)| {
+                    let data = match grads.get(name) {
+                        Some(grad) => {
+                            let all = data.iter::<f64>().zip(grad.iter::<f64>());
+                            let all: Vec<f32> = all.map(|(w, g)| (w + step * g) as f32).collect();
+                            TensorData::new(all, data.shape().clone())
+                        }
+                        None => data.clone(),
+                    };
+                    (name.clone(), data)
+                });
+                let file = std::path::Path::new("moved");
+                let moved =
+                    RoutingTransformerLM::from_tensors(&config, moved.collect(), file, &device);
+                let (loss, moved) = loss(&moved.unwrap());
+                let loss = loss.into_data().iter::<f64>().next().unwrap();
+                (moved == members).then_some(loss)
+            };
+            // Where a member is exchanged the loss jumps; the largest step that exchanges none is taken.
+            let steps = [1e-4, 3e-5].map(|length| length / square.sqrt());
+            let slope = |h: f64| Some((value(h)? - value(-h)?) / (2.0 * h));
+            Some((steps.into_iter().find_map(slope)?, square))
+        };
+        let (slope, square) = (1..9).find_map(of_seed).expect(name);
+        assert!(
+            (slope - square).abs() < 0.01 * square,
+            "{name}: the loss rises by {slope} per step along a gradient of square {square}"
+        );
+    }
+}
+
 #[test]
 fn shards_move_the_centroids_as_one_batch() {
     let device = Device::flex();

@@ -175,6 +175,35 @@ mod tests {
     }
 
     #[test]
+    fn more_axes_are_matrices_side_by_side() {
+        // The limit on the direction and the size of the parameter are those of the whole tensor, so one matrix twice moves
+        // as it does alone.
+        let device = Device::flex();
+        let values = [0.5f32, -1.0, 2.0, 0.1, 0.0, -0.3];
+        let gradient = [1.0f32, -2.0, 0.5, 3.0, -0.25, 4.0];
+        let update = |shape: &[usize], times: usize| {
+            let tensor = |x: &[f32]| Tensor::<1>::from_floats(x.repeat(times).as_slice(), &device);
+            let (mut param, mut slots) = (tensor(&values), Slots::new());
+            for count in 1..=3 {
+                let hyper = Hyper {
+                    lr: 0.1,
+                    weight_decay: 0.0,
+                    count,
+                };
+                param = RULE.update_shaped(hyper, shape, param, tensor(&gradient), &mut slots);
+            }
+            let sizes = (slots["row"].dims(), slots["column"].dims());
+            (param.to_data().iter::<f32>().collect::<Vec<_>>(), sizes)
+        };
+        let (one, _) = update(&[2, 3], 1);
+        let (three, sizes) = update(&[3, 2, 3], 3);
+        assert_eq!(sizes, ([6], [9]));
+        for (found, expected) in three.iter().zip(one.repeat(3)) {
+            assert!((found - expected).abs() < 1e-6, "{three:?} and {one:?}");
+        }
+    }
+
+    #[test]
     fn vectors_keep_everything_and_the_first_step_is_a_sign() {
         let device = Device::flex();
         let param = Tensor::<1>::from_floats([2.0, -2.0, 2.0], &device);
