@@ -549,3 +549,149 @@ fn what_does_not_fit_is_named() {
     let message = local_attention(local).unwrap_err().to_string();
     assert!(message.contains("`window` is 0"), "{message}");
 }
+
+#[test]
+fn a_text_read_on_equals_the_text_as_a_whole() {
+    let device = Device::flex();
+    let host = |t: Tensor<4>| -> Vec<f32> { t.into_data().iter::<f32>().collect() };
+    // members, own score, added or replaced, relative, slots, blank values
+    let cases = [
+        (4, false, true, true, 0, true),
+        (3, true, false, false, 2, false),
+        (40, false, true, false, 0, false),
+        (1, true, false, false, 0, false),
+    ];
+    let (h, n, d, clusters) = (3, 23, 5, 4);
+    for (count, own, add, relative, slots, blank) in cases {
+        let make = |name: &str, dims: [usize; 4]| normal::<4>(name, dims, &device);
+        let (query, key) = (make("q", [1, h, n, d]), make("k", [1, h, n, d]));
+        // Some values are exactly zero: keys that nobody sees.
+        let hidden: Vec<bool> = (0..h * n).map(|i| blank && i % 7 == 2).collect();
+        let zero =
+            Tensor::<4, Bool>::from_data(TensorData::new(hidden.clone(), [1, h, n, 1]), &device);
+        let value = make("v", [1, h, n, d]).mask_fill(zero.expand([1, h, n, d]), 0.0);
+        let similarity = make("s", [1, h, n, clusters]);
+        let table = |name: &str| normal::<2>(name, [7, d], &device);
+        let memory = |name: &str| make(name, [h, clusters, slots.max(1), d]);
+        let prefix = Scores::read(similarity.clone()).prefix(count, None);
+        let hide = if add {
+            Hide::Add(-1e9)
+        } else {
+            Hide::Replace(-1e30)
+        };
+        let tables = [table("rk"), table("rv")];
+        let slot_rows = [memory("mk"), memory("mv")];
+        let together = RoutedAttention {
+            query: query.clone(),
+            key: key.clone(),
+            value: value.clone(),
+            routing: Routing::Prefix(&prefix),
+            scale: 0.7,
+            causal: true,
+            query_padding: None,
+            key_padding: blank.then_some(&hidden[..]),
+            own: own.then_some(-5e4),
+            hide,
+            relative: relative.then(|| Shaw {
+                key: tables[0].clone(),
+                value: tables[1].clone(),
+            }),
+            memory: (slots > 0).then(|| Memory {
+                key: slot_rows[0].clone(),
+                value: slot_rows[1].clone(),
+            }),
+            epsilon: 0.01,
+            dropout: Dropout::off(),
+        };
+        let clustered = routed_attention_naive(together.clone()).unwrap();
+        let fast = routed_attention(together).unwrap();
+        assert_close("all at once", fast, clustered.clone(), 5e-6, 2e-5);
+        let in_blocks = local_attention(LocalAttention {
+            query: query.clone(),
+            key: key.clone(),
+            value: value.clone(),
+            window: 4,
+            back: 2,
+            forward: 0,
+            causal: true,
+            exact: false,
+            scale: 0.7,
+            padding: blank.then_some(&hidden[..]),
+            outside: 0.0,
+            own: own.then_some(-5e4),
+            hide,
+            relative: relative.then(|| Shaw {
+                key: tables[0].clone(),
+                value: tables[1].clone(),
+            }),
+            dropout: Dropout::off(),
+        })
+        .unwrap();
+        let by_token = |t: &Tensor<4>| host(t.clone().swap_dims(1, 2));
+        let [q, k, v, s] = [&query, &key, &value, &similarity].map(by_token);
+        let flat = |t: &Tensor<2>| -> Vec<f32> { t.clone().into_data().iter::<f32>().collect() };
+        let tables = tables.each_ref().map(flat);
+        let slot_rows = slot_rows.map(host);
+        let rules = StreamRules {
+            scale: 0.7,
+            own: own.then_some(-5e4),
+            hide,
+            relative: relative.then_some((&tables[0][..], &tables[1][..])),
+            memory: (slots > 0).then_some((&slot_rows[0][..], &slot_rows[1][..])),
+            epsilon: 0.01,
+        };
+        let mut stream = ClusterStream::new([h, clusters, d], count).unwrap();
+        let mut blocks = BlockStream::new([h, d], 4, 2).unwrap();
+        let (mut one, mut two) = (vec![], vec![]);
+        for t in 0..n {
+            let row = t * h * d..(t + 1) * h * d;
+            let here: Vec<bool> = (0..h).map(|head| hidden[head * n + t]).collect();
+            let new = NewToken {
+                query: &q[row.clone()],
+                key: &k[row.clone()],
+                value: &v[row],
+                hidden: if blank { &here } else { &[] },
+            };
+            let similar = &s[t * h * clusters..(t + 1) * h * clusters];
+            one.extend(stream.read(new, similar, &rules).unwrap());
+            two.extend(blocks.read(new, &rules).unwrap());
+            assert!(stream.members(1, 2).len() <= count);
+        }
+        assert_eq!(stream.len(), n);
+        let back = |values: Vec<f32>| {
+            let t = Tensor::<4>::from_data(TensorData::new(values, [1, n, h, d]), &device);
+            t.swap_dims(1, 2)
+        };
+        assert_close("clusters", back(one), clustered, 5e-6, 2e-5);
+        if !blank {
+            // A row that sees nothing averages the missing blocks too where they are there as zeros.
+            assert_close("blocks", back(two), in_blocks, 5e-6, 2e-5);
+        }
+    }
+    let mut stream = ClusterStream::new([1, 2, 3], 2).unwrap();
+    let rules = StreamRules {
+        scale: 1.0,
+        own: None,
+        hide: Hide::Add(-1e9),
+        relative: Some((&[0.0; 6], &[0.0; 6])),
+        memory: None,
+        epsilon: 0.0,
+    };
+    let row = [0.0; 3];
+    let new = NewToken {
+        query: &row,
+        key: &row,
+        value: &row,
+        hidden: &[],
+    };
+    let message = |error: core_attn::Error| error.to_string();
+    assert!(message(stream.read(new, &[0.0; 2], &rules).unwrap_err()).contains("`relative`"));
+    let plain = StreamRules {
+        relative: None,
+        ..rules
+    };
+    assert!(message(stream.read(new, &[0.0], &plain).unwrap_err()).contains("`similarity`"));
+    let short = NewToken { key: &[0.0], ..new };
+    assert!(message(stream.read(short, &[0.0; 2], &plain).unwrap_err()).contains("`key`"));
+    assert!(ClusterStream::new([1, 0, 3], 2).is_err() && BlockStream::new([1, 1], 0, 1).is_err());
+}

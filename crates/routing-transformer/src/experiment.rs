@@ -1,7 +1,7 @@
 //! The run: windows of a text, gradients for the weights, sums and counts for the centroids.
 
 use crate::config::RoutingTransformerConfig;
-use crate::generate::{TextGenerator, WindowReader};
+use crate::generate::{TextGenerator, TextReader};
 use crate::layers::{Mode, Routed};
 use crate::lm::RoutingTransformerLM;
 use crate::recipe::{EvaluationConfig, TrainingConfig};
@@ -188,7 +188,7 @@ impl RoutingExperiment {
     fn text_generator(&mut self) -> &mut TextGenerator {
         // Made anew each time: the weights may have moved since.
         let model = self.learner.evaluation_model();
-        let reader = WindowReader::new(model, self.window(), self.device.clone());
+        let reader = TextReader::new(model, self.window(), self.device.clone());
         let vocabulary = self.corpus.vocabulary.clone();
         self.generator
             .insert(TextGenerator::new(reader, vocabulary))

@@ -1,7 +1,7 @@
 //! Model folders and published checkpoints, as the tools use them.
 
 use crate::config::RoutingTransformerConfig;
-use crate::generate::{TextGenerator, WindowReader};
+use crate::generate::{TextGenerator, TextReader};
 use crate::layers::Mode;
 use crate::lm::{RoutingTransformerLM, cross_entropy};
 use crate::paper::PaperTransformer;
@@ -234,7 +234,7 @@ impl Pretrained for Folder {
                 if c.routes() { routed } else { local }
             }
         };
-        let reader = WindowReader::new(self.model.clone(), window, self.device.clone());
+        let reader = TextReader::new(self.model.clone(), window, self.device.clone());
         let generator = TextGenerator::new(reader, vocabulary);
         Some(self.generator.insert(generator))
     }

@@ -1,19 +1,126 @@
 //! Text, token by token.
 //!
 //! The clusters of the last position are those of the text up to it: nothing after a position is there when its token is
-//! drawn, whatever rule the model was trained with.
+//! drawn, whatever rule the model was trained with. A model that follows the strict rule reads on ([`StreamReader`]); for
+//! one that follows the reference's every new token may change what was computed before it, so its window is read again
+//! ([`WindowReader`]).
 
 use crate::layers::Mode;
 use crate::lm::{PADDING, RoutingTransformerLM};
+use crate::stream::TextStream;
 use crate::task::model_ids;
 use burn::prelude::*;
 use language::Reader;
 use trainer::Result;
 
 /// A model that continues text.
-pub type TextGenerator = language::TextGenerator<WindowReader>;
+pub type TextGenerator = language::TextGenerator<TextReader>;
 
-/// Reads a text, each time its last window again, on a device without autodiff.
+/// Reads a text as the model's rule allows, on a device without autodiff.
+pub enum TextReader {
+    /// Token by token.
+    Stream(StreamReader),
+    /// The last window again with every token.
+    Window(WindowReader),
+}
+
+impl TextReader {
+    /// Begins a text, of which the last `window` tokens count.
+    pub fn new(model: RoutingTransformerLM, window: usize, device: Device) -> Self {
+        match model.config().strict_causal_routing() {
+            true => Self::Stream(StreamReader::new(model, window, device)),
+            false => Self::Window(WindowReader::new(model, window, device)),
+        }
+    }
+}
+
+impl Reader for TextReader {
+    fn restart(&mut self) -> Result<()> {
+        match self {
+            Self::Stream(reader) => reader.restart(),
+            Self::Window(reader) => reader.restart(),
+        }
+    }
+
+    fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        match self {
+            Self::Stream(reader) => reader.read(tokens),
+            Self::Window(reader) => reader.read(tokens),
+        }
+    }
+}
+
+/// Id 0, with which the authors' model begins, where `model` is theirs.
+fn front(model: &RoutingTransformerLM) -> &'static [i32] {
+    match model {
+        RoutingTransformerLM::Paper(_) => &[PADDING as i32],
+        RoutingTransformerLM::Lucidrains(_) => &[],
+    }
+}
+
+fn one_text(ids: Vec<i32>, device: &Device) -> Tensor<2, Int> {
+    let length = ids.len();
+    Tensor::from_data(TensorData::new(ids, [1, length]), device)
+}
+
+/// Reads a text on, with what every layer remembers of it. When the window is full, its second half is read anew and the
+/// text goes on behind that.
+pub struct StreamReader {
+    model: RoutingTransformerLM,
+    window: usize,
+    /// What the stream holds.
+    text: Vec<u32>,
+    stream: Option<TextStream>,
+    device: Device,
+}
+
+impl StreamReader {
+    /// Begins a text, of which at most the last `window` tokens count.
+    pub fn new(model: RoutingTransformerLM, window: usize, device: Device) -> Self {
+        Self {
+            model,
+            window: window.max(2),
+            text: vec![],
+            stream: None,
+            device,
+        }
+    }
+}
+
+impl Reader for StreamReader {
+    fn restart(&mut self) -> Result<()> {
+        self.text.clear();
+        self.stream = None;
+        Ok(())
+    }
+
+    fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let front = front(&self.model);
+        let room = self.window - front.len();
+        self.text.extend(tokens);
+        let mut unread = tokens;
+        if self.text.len() > room {
+            let keep = room.div_ceil(2);
+            self.text.drain(..self.text.len() - keep);
+            self.stream = None;
+            unread = &self.text;
+        }
+        let mut ids = model_ids(unread);
+        let stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => {
+                ids.splice(0..0, front.iter().copied());
+                self.model.stream()?
+            }
+        };
+        let (logits, stream) = self.model.read_on(one_text(ids, &self.device), stream)?;
+        self.stream = Some(stream);
+        // Id 0 is padding.
+        Ok(logits.into_data().iter::<f32>().skip(1).collect())
+    }
+}
+
+/// Reads a text, each time its last window again.
 pub struct WindowReader {
     model: RoutingTransformerLM,
     window: usize,
@@ -41,18 +148,15 @@ impl Reader for WindowReader {
     }
 
     fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let front = matches!(self.model, RoutingTransformerLM::Paper(_));
-        let room = self.window - usize::from(front);
+        let front = front(&self.model);
+        let room = self.window - front.len();
         self.text.extend(tokens);
         self.text.drain(..self.text.len().saturating_sub(room));
-        let mut ids = model_ids(&self.text);
-        if front {
-            ids.insert(0, PADDING as i32);
-        }
-        let length = ids.len();
-        let ids = Tensor::from_data(TensorData::new(ids, [1, length]), &self.device);
+        let ids: Vec<i32> = front.iter().copied().chain(model_ids(&self.text)).collect();
+        let last = ids.len() - 1;
+        let ids = one_text(ids, &self.device);
         let output = self.model.forward(ids, Mode::evaluation())?;
-        let last = output.logits.narrow(1, length - 1, 1).into_data();
+        let last = output.logits.narrow(1, last, 1).into_data();
         // Id 0 is padding.
         Ok(last.iter::<f32>().skip(1).collect())
     }

@@ -76,6 +76,7 @@ mod replay;
 #[cfg(feature = "train")]
 mod spread;
 mod stats;
+mod stream;
 #[cfg(feature = "train")]
 mod task;
 
@@ -88,12 +89,13 @@ pub use kmeans::{
 pub use layers::{LayerView, Mode, Output, Routed};
 pub use lm::{CONFIG_FILE, PADDING, RoutingTransformerLM, WEIGHTS_FILE, cross_entropy};
 pub use stats::RoutingStats;
+pub use stream::TextStream;
 
 #[cfg(feature = "train")]
 pub use {
     experiment::RoutingExperiment,
     folder::{Folder, VOCAB_FILE},
-    generate::{TextGenerator, WindowReader},
+    generate::{StreamReader, TextGenerator, TextReader, WindowReader},
     recipe::{EvaluationConfig, TrainingConfig},
 };
 

@@ -3,7 +3,7 @@
 
 use burn::prelude::*;
 use pretrained::NamedTensors;
-use routing_transformer::{ARCHITECTURE, Folder, RoutingExperiment};
+use routing_transformer::{ARCHITECTURE, Folder, RoutingExperiment, StreamReader, WindowReader};
 use serde_json::{Value, json};
 use std::path::Path;
 use trainer::{
@@ -316,5 +316,64 @@ fn the_default_rate_is_flat_and_then_falls() {
             (found - expected).abs() < 1e-9,
             "{found} at update {update}"
         );
+    }
+}
+
+#[test]
+fn reading_on_and_reading_again_agree_within_the_window() {
+    use language::Reader;
+
+    let device = Device::flex();
+    for mut model in [package(), paper()] {
+        model["strict_causal_routing"] = true.into();
+        let mut experiment = open(&recipe(model, json!({})));
+        train(&mut experiment, 0..3);
+        let model = experiment.model().weights();
+        let config = experiment.model().config();
+        let file = Path::new("trained");
+        let model =
+            routing_transformer::RoutingTransformerLM::from_tensors(&config, model, file, &device);
+        let model = model.unwrap();
+        let mut on = StreamReader::new(model.clone(), 24, device.clone());
+        let mut again = WindowReader::new(model, 24, device.clone());
+        let text: Vec<u32> = (0..23).map(|i| (i * i + i / 3) % 3).collect();
+        let both = |on: &mut StreamReader, again: &mut WindowReader, part: &[u32]| {
+            let (one, other) = (on.read(part).unwrap(), again.read(part).unwrap());
+            assert_eq!(one.len(), other.len());
+            one.iter()
+                .zip(&other)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max)
+        };
+        assert!(both(&mut on, &mut again, &text[..5]) < 1e-4);
+        for t in 5..23 {
+            let off = both(&mut on, &mut again, &text[t..=t]);
+            assert!(off < 1e-4, "token {t}: off by {off}");
+        }
+        // Behind a full window the two differ in what they still know; a restart brings them together.
+        for t in 0..40 {
+            assert!(on.read(&[t % 3]).unwrap().iter().all(|s| s.is_finite()));
+        }
+        on.restart().unwrap();
+        again.restart().unwrap();
+        assert!(both(&mut on, &mut again, &text[..9]) < 1e-4);
+        // A prompt longer than the window.
+        assert!(
+            on.read(&text.repeat(3))
+                .unwrap()
+                .iter()
+                .all(|s| s.is_finite())
+        );
+        // The tools read on as well.
+        let options = Sampling {
+            length: 60,
+            seed: 4,
+            ..Sampling::default()
+        };
+        let generator = experiment.generator().unwrap();
+        let text = generator
+            .generate("abcabc|", &options, &mut |_| {})
+            .unwrap();
+        assert_eq!(text.len(), 60);
     }
 }

@@ -187,6 +187,78 @@ fn strict_scores_are_those_of_a_text_that_ends_there() {
 }
 
 #[test]
+fn a_text_read_on_has_the_strict_scores_of_the_whole() {
+    let mut cases = all();
+    cases.retain(|c| c.causal() && (c.strict_causal_routing() || c.could_be_strict()));
+    cases.push(
+        LucidrainsConfig {
+            shift_tokens: true,
+            num_mem_kv: 2,
+            emb_dim: Some(10),
+            use_rezero: true,
+            ..package()
+        }
+        .into(),
+    );
+    assert!(cases.len() >= 4);
+    for (backend, device) in devices() {
+        for config in &cases {
+            let name = format!("{backend} {config:?}");
+            let mut model = config.init(Key::new(5), &device).unwrap();
+            if let RoutingTransformerLM::Lucidrains(m) = &mut model {
+                // Branches that start at zero would hide everything.
+                for layer in &mut m.layers {
+                    for norm in [&mut layer.norm, &mut layer.ff_norm] {
+                        if let lucidrains::BranchNorm::Rezero(weight) = norm {
+                            *weight = weight.clone().map(|w| w + 0.7);
+                        }
+                    }
+                }
+            }
+            let text = ids(1, 21, &device);
+            let whole = logits(&model, text.clone(), Some(true));
+            let at = |t: usize| whole.clone().narrow(1, t, 1).reshape([1, VOCAB]);
+            // A prompt in one go, then token by token, then some at once.
+            let mut stream = model.stream().unwrap();
+            let mut read = 0;
+            for length in [7, 1, 1, 1, 4, 1, 6] {
+                let part = text.clone().narrow(1, read, length);
+                let (scores, next) = model.read_on(part, stream).unwrap();
+                (stream, read) = (next, read + length);
+                assert_eq!(stream.len(), read);
+                assert_close(&format!("{name} {read}"), scores, at(read - 1), 2e-5, 2e-4);
+            }
+            let two = ids(2, 3, &device);
+            assert!(model.read_on(two, stream.clone()).is_err(), "{name}");
+            let wrong = Tensor::<2, Int>::full([1, 1], VOCAB as i32, &device);
+            assert!(model.read_on(wrong, stream.clone()).is_err(), "{name}");
+            if let RoutingTransformerConfig::Lucidrains(_) = config {
+                let message = model.read_on(ids(1, 4, &device), stream).unwrap_err();
+                assert!(
+                    message.to_string().contains("max_seq_len"),
+                    "{name}: {message}"
+                );
+            }
+        }
+    }
+    let device = Device::flex();
+    let refused = |config: RoutingTransformerConfig| {
+        let model = config.init(Key::new(1), &device).unwrap();
+        model.stream().unwrap_err().to_string()
+    };
+    let both_ways = PaperConfig {
+        causal: false,
+        ..paper()
+    };
+    assert!(refused(both_ways.into()).contains("model.causal"));
+    let own_keys = LucidrainsConfig {
+        shared_qk: Some(false),
+        ..package()
+    };
+    assert!(refused(own_keys.into()).contains("model.shared_qk"));
+}
+
+#[test]
 fn every_shape_runs_learns_and_comes_back_from_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     for (backend, device) in devices() {

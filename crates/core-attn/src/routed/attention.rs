@@ -224,7 +224,12 @@ pub(super) enum Fate {
     Seen,
     Hidden,
     Own,
+    /// No key at all: of no weight even where everything else is hidden.
+    Absent,
 }
+
+/// The score of an absent key: below every hidden one, and finite after a change of base.
+const ABSENT: f64 = -1.5e38;
 
 /// Scores `[groups, query, key]` with the fates of their pairs (`groups` here may divide the number of groups: the fates
 /// then repeat).
@@ -270,6 +275,9 @@ pub(super) fn apply(
                 scores = scores.mask_fill(mask, with);
             }
         }
+    }
+    if let Some(mask) = spread(Fate::Absent) {
+        scores = scores.mask_fill(mask, ABSENT);
     }
     match (own, spread(Fate::Own)) {
         (Some(own), Some(mask)) => scores.mask_fill(mask, own),
@@ -461,7 +469,7 @@ fn cluster_fates(input: &RoutedAttention<'_>, query: &Members, key: &Members) ->
     fates
 }
 
-/// Rows of the queries, rows of the keys, and the fates of their pairs; empty slots are hidden and read row 0.
+/// Rows of the queries, rows of the keys, and the fates of their pairs; empty slots are absent and read row 0.
 fn prefix_rows(
     input: &RoutedAttention<'_>,
     prefix: &PrefixMembers,
@@ -476,7 +484,7 @@ fn prefix_rows(
         for key in &prefix.keys[i * prefix.window..(i + 1) * prefix.window] {
             if *key == PrefixMembers::NOBODY {
                 keys.push(0);
-                fates.push(Fate::Hidden);
+                fates.push(Fate::Absent);
             } else {
                 keys.push((head * length + *key as usize) as i32);
                 fates.push(input.fate(head, *query as usize, *key as usize));

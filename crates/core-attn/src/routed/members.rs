@@ -21,7 +21,7 @@ pub enum MemberOrder {
 }
 
 /// Sorts the best first: descending by score (NaN behind everything), ties ascending by position.
-fn rank(score: f32, position: usize) -> u64 {
+pub(super) fn rank(score: f32, position: usize) -> u64 {
     // Adding 0 turns −0 into 0, so that the two tie.
     let bits = (score + 0.0).to_bits();
     let ascending = if bits >> 31 == 1 {

@@ -5,6 +5,7 @@
 //! | which positions a cluster takes, ties to the lowest position | [`Scores`], [`Members`], [`PrefixMembers`] |
 //! | gather, attention within clusters, average over a position's clusters | [`routed_attention`] |
 //! | attention to a block and its neighbours | [`local_attention`] |
+//! | both for a text that is read on token by token | [`ClusterStream`], [`BlockStream`] |
 //! | relative embeddings by rank (Shaw et al. 2018) | [`Shaw`] |
 //! | rotary embeddings | [`rotary`](mod@rotary) |
 //!
@@ -17,6 +18,7 @@ mod members;
 mod naive;
 pub mod rotary;
 mod shaw;
+mod stream;
 
 pub use attention::{Hide, Memory, RoutedAttention, Routing, routed_attention};
 pub use local::{LocalAttention, local_attention};
@@ -25,3 +27,4 @@ pub use naive::{
     local_attention_naive, prefix_members_naive, routed_attention_naive, top_members_naive,
 };
 pub use shaw::{Shaw, shaw_scores, shaw_scores_naive, shaw_values, shaw_values_naive};
+pub use stream::{BlockStream, ClusterStream, NewToken, StreamRules};

@@ -28,7 +28,7 @@ pub(crate) fn own_score(shared: bool) -> Option<f64> {
 }
 
 /// Added to the number of a position's clusters.
-const EPSILON: f64 = 1e-5;
+pub(super) const EPSILON: f64 = 1e-5;
 
 /// Which positions are there, `[batch, length]` in row-major order, true where they are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -247,7 +247,7 @@ impl LucidrainsAttention {
         let Some(heads) = &self.routing else {
             return Ok(None);
         };
-        let (query, key, _) = heads.project(x, context)?;
+        let (query, key, _) = heads.project(x, context, 0)?;
         Ok(Some(match key {
             Some(key) => Tensor::cat(vec![query, key], 2),
             None => query,
@@ -273,25 +273,16 @@ impl LucidrainsAttention {
         let drop = |kind: &str| mode.drop(config.attn_dropout, &format!("{site}.{kind}"));
         // Local heads first, routing heads behind them.
         let mut outs = vec![];
-        if let (Some(map), Some(bias)) = (&self.local_to_qkv, &self.local_to_qkv_bias) {
-            let all = project(x.clone(), map) + bias.val().unsqueeze();
-            let [_, _, width] = all.dims();
-            let heads = width / (3 * d);
-            let part =
-                |i: usize| split_heads(all.clone().narrow(2, i * heads * d, heads * d), heads);
-            let forward = usize::from(!config.causal);
-            let window = config.local_attn_window_size.unwrap_or(length).max(1);
+        if let Some([query, key, value]) = self.local_heads(&x, config, 0)? {
+            let [_, heads, _, _] = query.dims();
             let padding = mask.map(|m| missing(m, heads, length));
-            // The reference counts queries from the end of what they see, keys from its beginning.
-            let positions: Vec<usize> = (0..length).collect();
-            let ahead: Vec<usize> = positions.iter().map(|p| p + forward * window).collect();
             outs.push(local_attention(LocalAttention {
-                query: rotate(part(0), &ahead, Pairs::HalfSplit)?,
-                key: rotate(part(1), &positions, Pairs::HalfSplit)?,
-                value: part(2),
-                window,
+                query,
+                key,
+                value,
+                window: config.local_attn_window_size.unwrap_or(length).max(1),
                 back: 1,
-                forward,
+                forward: usize::from(!config.causal),
                 causal: config.causal,
                 exact: false,
                 scale: (d as f64).powf(-0.5),
@@ -305,7 +296,7 @@ impl LucidrainsAttention {
         }
         let mut record = None;
         if let Some(heads) = &self.routing {
-            let (query, key, value) = heads.project(&x, context.as_ref())?;
+            let (query, key, value) = heads.project(&x, context.as_ref(), 0)?;
             let [_, _, keys, _] = value.dims();
             let masks = Masks {
                 query: mask,
@@ -340,10 +331,46 @@ impl LucidrainsAttention {
             outs.push(out);
             record = Some((loss, routed));
         }
-        let out = project(merge_heads(Tensor::cat(outs, 1)), &self.to_out);
+        let out = self.merged(outs);
         let rate = config.attn_layer_dropout;
         let out = dropout(out, mode.drop(rate, &format!("{site}.attn_layer_dropout")));
         Ok((out, record))
+    }
+}
+
+impl LucidrainsAttention {
+    /// Queries, keys and values of the local heads, turned by their positions from `start` on.
+    pub(super) fn local_heads(
+        &self,
+        x: &Tensor<3>,
+        config: &LucidrainsConfig,
+        start: usize,
+    ) -> Result<Option<[Tensor<4>; 3]>> {
+        let (Some(map), Some(bias)) = (&self.local_to_qkv, &self.local_to_qkv_bias) else {
+            return Ok(None);
+        };
+        let d = config.head_dim();
+        let all = project(x.clone(), map) + bias.val().unsqueeze();
+        let [_, length, width] = all.dims();
+        let heads = width / (3 * d);
+        let part = |i: usize| split_heads(all.clone().narrow(2, i * heads * d, heads * d), heads);
+        // The reference counts queries from the end of what they see, keys from its beginning.
+        let ahead = match config.causal {
+            true => 0,
+            false => config.local_attn_window_size.unwrap_or(length).max(1),
+        };
+        let positions: Vec<usize> = (start..start + length).collect();
+        let turned: Vec<usize> = positions.iter().map(|p| p + ahead).collect();
+        Ok(Some([
+            rotate(part(0), &turned, Pairs::HalfSplit)?,
+            rotate(part(1), &positions, Pairs::HalfSplit)?,
+            part(2),
+        ]))
+    }
+
+    /// Outputs of the heads side by side, `[batch, heads, length, head_dim]`, to `[batch, length, dim]`.
+    pub(super) fn merged(&self, outs: Vec<Tensor<4>>) -> Tensor<3> {
+        project(merge_heads(Tensor::cat(outs, 1)), &self.to_out)
     }
 }
 
@@ -351,9 +378,14 @@ impl LucidrainsAttention {
 type Heads = (Tensor<4>, Option<Tensor<4>>, Tensor<4>);
 
 impl RoutingHeads {
-    /// Within one text queries, keys and values are all turned by their positions, values too; with another text nothing
-    /// is.
-    fn project(&self, x: &Tensor<3>, context: Option<&Tensor<3>>) -> Result<Heads> {
+    /// Within one text queries, keys and values are all turned by their positions from `start` on, values too; with another
+    /// text nothing is.
+    pub(super) fn project(
+        &self,
+        x: &Tensor<3>,
+        context: Option<&Tensor<3>>,
+        start: usize,
+    ) -> Result<Heads> {
         let [heads, _, _] = self.kmeans.means.dims();
         let source = context.unwrap_or(x);
         let split =
@@ -362,7 +394,11 @@ impl RoutingHeads {
             let [_, _, length, _] = t.dims();
             Ok(match context {
                 Some(_) => t,
-                None => rotate(t, &(0..length).collect::<Vec<_>>(), Pairs::Interleaved)?,
+                None => rotate(
+                    t,
+                    &(start..start + length).collect::<Vec<_>>(),
+                    Pairs::Interleaved,
+                )?,
             })
         };
         let key = match &self.to_k {

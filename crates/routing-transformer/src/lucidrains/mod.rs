@@ -3,6 +3,7 @@
 mod attention;
 mod config;
 mod model;
+mod stream;
 mod weights;
 
 pub(crate) use attention::{HIDDEN, Masks, OUTSIDE, UnitRouting, missing, own_score, route};

@@ -34,7 +34,7 @@ impl BranchNorm {
         }
     }
 
-    fn before(&self, x: Tensor<3>) -> Result<Tensor<3>> {
+    pub(super) fn before(&self, x: Tensor<3>) -> Result<Tensor<3>> {
         Ok(match self {
             Self::Layer(norm) => norm.forward(x)?,
             Self::Scale(g) => {
@@ -45,7 +45,7 @@ impl BranchNorm {
         })
     }
 
-    fn behind(&self, x: Tensor<3>) -> Tensor<3> {
+    pub(super) fn behind(&self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Rezero(weight) => x * weight.val().unsqueeze(),
             _ => x,
@@ -82,7 +82,7 @@ impl LucidrainsFeedForward {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, drop: Dropout) -> Result<Tensor<3>> {
+    pub(super) fn forward(&self, x: Tensor<3>, drop: Dropout) -> Result<Tensor<3>> {
         let [_, _, dim] = x.dims();
         let inner = project(x, &self.w1);
         let [_, _, width] = inner.dims();
@@ -189,7 +189,7 @@ impl LucidrainsConfig {
 /// Shows a branch some channels of the positions before (and after, where attention is not causal): segment `i` of equal
 /// ones is shifted by 0, 1 or by −1, 0, 1 positions, with zeros where nothing is; channels left over stay. Padding is shifted
 /// like everything else: the package means to clear it first, but its mask never gets there.
-fn shifted(x: Tensor<3>, causal: bool) -> Tensor<3> {
+pub(super) fn shifted(x: Tensor<3>, causal: bool) -> Tensor<3> {
     let [batch, length, width] = x.dims();
     let shifts: &[i64] = if causal { &[0, 1] } else { &[-1, 0, 1] };
     let size = width / shifts.len();
@@ -287,11 +287,22 @@ impl LucidrainsTransformer {
             });
         }
         let hidden = x.clone();
+        let logits = self.scored(x)?;
+        Ok(Output {
+            hidden,
+            logits,
+            clustering_loss,
+            routed,
+        })
+    }
+
+    /// Logits of what stands behind the last layer.
+    pub(super) fn scored(&self, mut x: Tensor<3>) -> Result<Tensor<3>> {
         if let Some(p) = &self.projections {
             x = affine(x, &p.project_out, &p.project_out_bias);
         }
         let x = self.norm.forward(x)?;
-        let logits = match (&self.out, &self.out_bias) {
+        Ok(match (&self.out, &self.out_bias) {
             (Some(out), Some(bias)) => affine(x, out, bias),
             (Some(out), None) => project(x, out),
             (None, _) => {
@@ -302,12 +313,6 @@ impl LucidrainsTransformer {
                 let [_, vocab] = logits.dims();
                 logits.reshape([batch, length, vocab])
             }
-        };
-        Ok(Output {
-            hidden,
-            logits,
-            clustering_loss,
-            routed,
         })
     }
 

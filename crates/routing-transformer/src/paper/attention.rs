@@ -17,11 +17,11 @@ use core_attn::routed::{
 };
 
 /// Added to a hidden score.
-const HIDDEN: Hide = Hide::Add(-1e9);
+pub(super) const HIDDEN: Hide = Hide::Add(-1e9);
 /// Added to the number of a position's clusters; one cluster alone is thus divided by 1.01.
-const EPSILON: f64 = 1e-2;
+pub(super) const EPSILON: f64 = 1e-2;
 /// Of the normalisation onto the sphere.
-const SPHERE_EPSILON: f64 = 1e-6;
+pub(super) const SPHERE_EPSILON: f64 = 1e-6;
 
 /// Relative embeddings of one kind of head, shared by all heads of the layer: both `[2 · max_relative_position + 1, head_dim]`.
 #[derive(Module, Debug)]
@@ -209,6 +209,36 @@ impl PaperAttention {
         }
     }
 
+    /// Queries already scaled, keys where any head uses them, values: `[batch, heads, length, head_dim]`.
+    pub(super) fn heads(
+        &self,
+        x: Tensor<3>,
+        config: &PaperConfig,
+    ) -> (Tensor<4>, Option<Tensor<4>>, Tensor<4>) {
+        let (heads, d) = (config.heads(), config.head_dim());
+        let query = project(x.clone(), &self.q).mul_scalar((d as f64).powf(-0.5));
+        let needs_key = self.k_is_used(config);
+        let key = needs_key.then(|| split_heads(project(x.clone(), &self.k), heads));
+        let value = split_heads(project(x, &self.v), heads);
+        (split_heads(query, heads), key, value)
+    }
+
+    fn k_is_used(&self, config: &PaperConfig) -> bool {
+        let routing = self.kmeans.as_ref().map_or(0, |k| k.means.dims()[0]);
+        config.heads() > routing || !config.share_qk
+    }
+
+    /// Outputs of the heads side by side, `[batch, heads, length, head_dim]`, to `[batch, length, hidden]`.
+    pub(super) fn merged(&self, outs: Vec<Tensor<4>>) -> Tensor<3> {
+        let outs = Tensor::cat(outs, 1);
+        let [batch, heads, length, d] = outs.dims();
+        let out = outs
+            .reshape([batch * heads * length, d])
+            .matmul(self.dense.val())
+            .reshape([batch, heads, length, d]);
+        project(merge_heads(out), &self.output_transform)
+    }
+
     /// Attends within `[batch, length, hidden]`: the output of the same shape, and loss and record of the routing heads.
     pub(super) fn forward(
         &self,
@@ -217,19 +247,13 @@ impl PaperAttention {
         layer: usize,
         mode: Mode,
     ) -> Result<(Tensor<3>, Option<(Tensor<1>, Routed)>)> {
-        let [batch, length, _] = x.dims();
-        let (heads, d) = (config.heads(), config.head_dim());
         let routing = config.routing_heads(layer);
-        let local = heads - routing;
+        let local = config.heads() - routing;
         let site = |kind: &str| {
             let site = format!("layers.{layer}.attention.{kind}");
             mode.drop(config.attention_dropout, &site)
         };
-        let query = project(x.clone(), &self.q).mul_scalar((d as f64).powf(-0.5));
-        let query = split_heads(query, heads);
-        let needs_key = local > 0 || !config.share_qk;
-        let key = needs_key.then(|| split_heads(project(x.clone(), &self.k), heads));
-        let value = split_heads(project(x, &self.v), heads);
+        let (query, key, value) = self.heads(x, config);
         let part = |t: &Tensor<4>, from: usize, count: usize| t.clone().narrow(1, from, count);
 
         // Routing heads first, local heads behind them.
@@ -283,10 +307,6 @@ impl PaperAttention {
                 dropout: site("local"),
             })?);
         }
-        let out = Tensor::cat(outs, 1)
-            .reshape([batch * heads * length, d])
-            .matmul(self.dense.val())
-            .reshape([batch, heads, length, d]);
-        Ok((project(merge_heads(out), &self.output_transform), routed))
+        Ok((self.merged(outs), routed))
     }
 }

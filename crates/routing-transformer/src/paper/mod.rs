@@ -3,6 +3,7 @@
 mod attention;
 mod config;
 mod model;
+mod stream;
 mod weights;
 
 pub use attention::{PaperAttention, RelativeTables};

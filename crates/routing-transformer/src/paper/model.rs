@@ -64,7 +64,7 @@ impl PaperFeedForward {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, drop: Dropout) -> Result<Tensor<3>> {
+    pub(super) fn forward(&self, x: Tensor<3>, drop: Dropout) -> Result<Tensor<3>> {
         Ok(match self {
             Self::Geglu(ff) => {
                 let gate = gelu(project(x.clone(), &ff.weight1), None, Gelu::Tanh)?;
@@ -90,6 +90,34 @@ pub struct PaperLayer {
     pub ffn: PaperFeedForward,
     /// Of the feed-forward layer.
     pub ffn_norm: LayerNorm,
+}
+
+impl PaperLayer {
+    /// The input of a branch.
+    pub(super) fn before(
+        &self,
+        norm: &LayerNorm,
+        x: &Tensor<3>,
+        config: &PaperConfig,
+    ) -> Result<Tensor<3>> {
+        Ok(match config.pre_norm() {
+            true => norm.forward(x.clone())?,
+            false => x.clone(),
+        })
+    }
+
+    /// What goes on from the residual sum behind a branch.
+    pub(super) fn after(
+        &self,
+        norm: &LayerNorm,
+        sum: Tensor<3>,
+        config: &PaperConfig,
+    ) -> Result<Tensor<3>> {
+        Ok(match config.pre_norm() {
+            true => sum,
+            false => norm.forward(sum)?,
+        })
+    }
 }
 
 /// A decoder whose heads attend locally or within clusters.
@@ -166,14 +194,15 @@ impl PaperConfig {
     }
 }
 
-/// `[sin | cos]` of every position, `[length, hidden]`, as Tensor2Tensor has it; an odd width ends in a column of zeros.
-fn timing_signal(length: usize, hidden: usize, device: &Device) -> Tensor<2> {
+/// `[sin | cos]` of every position from `start` on, `[length, hidden]`, as Tensor2Tensor has it; an odd width ends in a
+/// column of zeros.
+fn timing_signal(start: usize, length: usize, hidden: usize, device: &Device) -> Tensor<2> {
     let half = hidden / 2;
     let step = 10_000f64.ln() / (half as f64 - 1.0).max(1.0);
     let mut values = vec![0.0f32; length * hidden];
     for t in 0..length {
         for i in 0..half {
-            let angle = t as f64 * (-(i as f64) * step).exp();
+            let angle = (start + t) as f64 * (-(i as f64) * step).exp();
             values[t * hidden + i] = angle.sin() as f32;
             values[t * hidden + half + i] = angle.cos() as f32;
         }
@@ -213,65 +242,72 @@ impl PaperTransformer {
         watch: &mut dyn FnMut(LayerView<'_>),
     ) -> Result<Output> {
         let config = &self.config;
-        checked_ids(&ids, config.vocab()?)?;
-        let [_, length] = ids.dims();
-        let x = embed(&self.embedding, ids);
-        let device = x.device();
-        let mut x = affine(x, &self.emb_dense_kernel, &self.emb_dense_bias);
-        if config.add_timing_signal {
-            x = x + timing_signal(length, config.hidden_size, &device).unsqueeze();
-        }
-        let mut x = dropout(x, mode.drop(config.dropout, "embedding"));
-        let mut clustering_loss = Tensor::<1>::zeros([1], &device);
+        let mut x = self.embedded(ids, 0, mode)?;
+        let mut clustering_loss = Tensor::<1>::zeros([1], &x.device());
         let mut routed: Vec<Routed> = vec![];
-        let pre = config.pre_norm();
         for (i, layer) in self.layers.iter().enumerate() {
             let drop = |site: &str| {
                 let rate = config.layer_prepostprocess_dropout;
                 mode.drop(rate, &format!("layers.{i}.{site}"))
             };
-            let before = |norm: &LayerNorm, x: &Tensor<3>| match pre {
-                true => norm.forward(x.clone()),
-                false => Ok(x.clone()),
-            };
-            let after = |norm: &LayerNorm, sum: Tensor<3>| match pre {
-                true => Ok(sum),
-                false => norm.forward(sum),
-            };
-            let (attn_out, record) =
-                layer
-                    .attention
-                    .forward(before(&layer.norm, &x)?, config, i, mode)?;
+            let inner = layer.before(&layer.norm, &x, config)?;
+            let (attn_out, record) = layer.attention.forward(inner, config, i, mode)?;
             if let Some((loss, record)) = record {
                 clustering_loss = clustering_loss + loss;
                 routed.push(record);
             }
-            x = after(
-                &layer.norm,
-                x + dropout(attn_out.clone(), drop("attention")),
-            )?;
-            let inner = mode.drop(config.relu_dropout, &format!("layers.{i}.ffn.inner"));
-            let ff_out = layer.ffn.forward(before(&layer.ffn_norm, &x)?, inner)?;
-            x = after(&layer.ffn_norm, x + dropout(ff_out.clone(), drop("ffn")))?;
+            let sum = x + dropout(attn_out.clone(), drop("attention"));
+            x = layer.after(&layer.norm, sum, config)?;
+            let within = mode.drop(config.relu_dropout, &format!("layers.{i}.ffn.inner"));
+            let inner = layer.before(&layer.ffn_norm, &x, config)?;
+            let ff_out = layer.ffn.forward(inner, within)?;
+            let sum = x + dropout(ff_out.clone(), drop("ffn"));
+            x = layer.after(&layer.ffn_norm, sum, config)?;
             watch(LayerView {
                 layer: i,
                 attn_out: &attn_out,
                 ff_out: &ff_out,
             });
         }
-        if let Some(norm) = &self.final_norm {
-            x = norm.forward(x)?;
-        }
-        let hidden = x.clone();
-        if let Some(dense) = &self.final_dense_1 {
-            x = dense.forward(x);
-        }
+        let (hidden, logits) = self.scored(x)?;
         Ok(Output {
             hidden,
-            logits: self.final_dense_2.forward(x),
+            logits,
             clustering_loss,
             routed,
         })
+    }
+
+    /// Hidden states before the first layer, of ids that stand at position `start` and after it.
+    pub(super) fn embedded(
+        &self,
+        ids: Tensor<2, Int>,
+        start: usize,
+        mode: Mode,
+    ) -> Result<Tensor<3>> {
+        let config = &self.config;
+        checked_ids(&ids, config.vocab()?)?;
+        let [_, length] = ids.dims();
+        let x = embed(&self.embedding, ids);
+        let device = x.device();
+        let mut x = affine(x, &self.emb_dense_kernel, &self.emb_dense_bias);
+        if config.add_timing_signal {
+            x = x + timing_signal(start, length, config.hidden_size, &device).unsqueeze();
+        }
+        Ok(dropout(x, mode.drop(config.dropout, "embedding")))
+    }
+
+    /// What stands behind the last layer, and the logits.
+    pub(super) fn scored(&self, x: Tensor<3>) -> Result<(Tensor<3>, Tensor<3>)> {
+        let hidden = match &self.final_norm {
+            Some(norm) => norm.forward(x)?,
+            None => x,
+        };
+        let x = match &self.final_dense_1 {
+            Some(dense) => dense.forward(hidden.clone()),
+            None => hidden.clone(),
+        };
+        Ok((hidden, self.final_dense_2.forward(x)))
     }
 
     /// The model with its centroids moved by what forward passes saw: one list per shard of the batch, whose counts and sums
