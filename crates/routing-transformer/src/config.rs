@@ -110,10 +110,10 @@ impl RoutingTransformerConfig {
         }
     }
 
-    /// The number of token ids, with id 0 for padding.
+    /// The number of token ids, with id 0 for padding (of a picture: the values of a byte).
     pub fn vocab(&self) -> Option<usize> {
         match self {
-            Self::Paper(c) => c.vocab_size,
+            Self::Paper(c) => c.vocab().ok(),
             Self::Lucidrains(c) => c.num_tokens,
         }
     }
@@ -162,10 +162,18 @@ impl RoutingTransformerConfig {
         !self.strict_causal_routing() && strict.validate().is_ok()
     }
 
+    /// The size of the pictures, where the model foretells pictures and not texts.
+    pub fn frame(&self) -> Option<crate::paper::Frame> {
+        match self {
+            Self::Paper(c) => c.frame(),
+            Self::Lucidrains(_) => None,
+        }
+    }
+
     /// The longest text the model takes, where there is a limit.
     pub fn longest(&self) -> Option<usize> {
         match self {
-            Self::Paper(_) => None,
+            Self::Paper(c) => c.frame().map(|f| f.size()),
             Self::Lucidrains(c) => Some(c.max_seq_len),
         }
     }

@@ -2,16 +2,17 @@
 
 use crate::config::RoutingTransformerConfig;
 use crate::generate::{TextGenerator, TextReader};
-use crate::layers::{Mode, Routed};
+use crate::layers::Mode;
 use crate::lm::RoutingTransformerLM;
+use crate::picture_experiment::PictureExperiment;
 use crate::recipe::{EvaluationConfig, TrainingConfig};
 use crate::spread::Spread;
 use crate::task::{answer, ids_for, question};
+use crate::update::{Routing, first_data, learner, update};
 use burn::module::Module;
 use burn::prelude::*;
 use core_attn::random::Key;
 use datasets::{BatchStream, Block, Corpus, CorpusSpec, StreamCursor};
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 use trainer::{
     CheckpointReader, CheckpointWriter, Context, Error, Experiment, Figure, Generate, Learner,
@@ -32,14 +33,6 @@ pub struct RoutingExperiment {
     device: Device,
 }
 
-/// What a checkpoint holds beside weights, optimiser and position.
-#[derive(Serialize, Deserialize)]
-struct Routing {
-    /// Layers whose centroids were taken from data.
-    initted: Vec<bool>,
-    spread: Spread,
-}
-
 impl RoutingExperiment {
     /// Reads the recipe's sections, loads its data and initialises the model from its seed.
     ///
@@ -49,10 +42,18 @@ impl RoutingExperiment {
         let config =
             RoutingTransformerConfig::from_value(recipe.model.clone(), &recipe.file, "model")
                 .map_err(Error::other)?;
+        if config.frame().is_some() {
+            let expected = "absent: this is the run on texts, not on pictures";
+            return Err(Error::value("model.frame_height", "given", expected));
+        }
         let spec: CorpusSpec = recipe.section("data")?;
         let training: TrainingConfig = recipe.section::<TrainingConfig>("training")?.resolved()?;
         let evaluation: EvaluationConfig = recipe.section("evaluation")?;
         evaluation.validate()?;
+        if evaluation.pictures.is_some() {
+            let expected = "absent: the data are texts";
+            return Err(Error::value("evaluation.pictures", "given", expected));
+        }
         config.validate().map_err(Error::other)?;
         let window = evaluation.block_size.unwrap_or(training.block_size);
         check_length(&config, training.block_size, "training.block_size")?;
@@ -84,7 +85,7 @@ impl RoutingExperiment {
         stream(&corpus.test, evaluation.batch_size, window)?;
         Ok(Self {
             train: stream(&corpus.train, training.batch_size, training.block_size)?,
-            learner: Self::learner(model, &training)?,
+            learner: learner(model, &training)?,
             spread: Spread::default(),
             config,
             training,
@@ -94,19 +95,6 @@ impl RoutingExperiment {
             seed: recipe.seed,
             device,
         })
-    }
-
-    fn learner(
-        model: RoutingTransformerLM,
-        training: &TrainingConfig,
-    ) -> Result<Learner<RoutingTransformerLM>> {
-        Learner::new(
-            model,
-            &training.optimizer,
-            &training.schedule,
-            training.clip,
-            training.ema,
-        )
     }
 
     /// The model as it stands.
@@ -163,28 +151,6 @@ impl RoutingExperiment {
         Ok((sum / total.max(1) as f64, spread))
     }
 
-    /// Takes the centroids from the first data, where they wait for it.
-    fn first_data(&mut self, block: &Block, key: Key) -> Result<()> {
-        if !self.learner.model().needs_first_data() {
-            return Ok(());
-        }
-        let ask = question(
-            &self.config,
-            block,
-            block.length,
-            self.training.masked_share,
-            false,
-            key,
-            &self.device,
-        );
-        let model = self.learner.model().clone();
-        let model = model
-            .with_first_data(ask.inputs, key.site("first_data"))
-            .map_err(Error::other)?;
-        self.learner.update_model(|_| model);
-        Ok(())
-    }
-
     fn text_generator(&mut self) -> &mut TextGenerator {
         // Made anew each time: the weights may have moved since.
         let model = self.learner.evaluation_model();
@@ -195,8 +161,25 @@ impl RoutingExperiment {
     }
 }
 
+/// The run that a recipe asks for: on texts or on pictures.
+///
+/// # Errors
+/// Anything in the recipe or the data that cannot be; the message names the place.
+pub(crate) fn open(recipe: &Recipe, device: &Device) -> Result<Box<dyn Experiment>> {
+    let config = RoutingTransformerConfig::from_value(recipe.model.clone(), &recipe.file, "model")
+        .map_err(Error::other)?;
+    Ok(match config.frame() {
+        Some(_) => Box::new(PictureExperiment::open(recipe, config, device)?),
+        None => Box::new(RoutingExperiment::open(recipe, device)?),
+    })
+}
+
 /// A window must hold the members of a cluster, and fit the model.
-fn check_length(config: &RoutingTransformerConfig, length: usize, at: &str) -> Result<()> {
+pub(crate) fn check_length(
+    config: &RoutingTransformerConfig,
+    length: usize,
+    at: &str,
+) -> Result<()> {
     if let RoutingTransformerConfig::Paper(c) = config
         && c.routes()
         && c.sparsity_cluster_attention_window > length
@@ -228,7 +211,10 @@ impl Experiment for RoutingExperiment {
     fn train_step(&mut self, at: Step, _cx: &mut Context) -> Result<Scalars> {
         let draw = at.key.site("stream");
         let block = self.train.next_block(|n| draw.below(0, n));
-        self.first_data(&block, at.key.site("first"))?;
+        let (config, device, share) = (&self.config, &self.device, self.training.masked_share);
+        let key = at.key.site("first");
+        let whole = || question(config, &block, block.length, share, false, key, device).inputs;
+        first_data(&mut self.learner, whole, key.site("first_data"))?;
         let length = match self.training.random_truncation {
             true => 2 + at.key.site("length").below(0, block.length - 1),
             false => block.length,
@@ -236,43 +222,17 @@ impl Experiment for RoutingExperiment {
         let shards = block
             .split(self.training.batch_split)
             .map_err(Error::other)?;
-        let (config, device, share) = (&self.config, &self.device, self.training.masked_share);
-        let shards: Vec<(usize, Block)> = shards.into_iter().enumerate().collect();
-        let (info, results) = self
-            .learner
-            .step(at.update(), shards, |model, (i, shard)| {
-                let key = at.key.fold(i as u64);
+        update(
+            &mut self.learner,
+            &self.training,
+            &mut self.spread,
+            at,
+            shards,
+            |model, shard: Block, key, mode| {
                 let ask = question(config, &shard, length, share, true, key, device);
-                let mode = Mode::training(key.site("dropout"));
-                let (loss, clustering, routed) = answer(model, ask, mode).map_err(Error::other)?;
-                let total = loss.clone() + clustering.clone();
-                Ok((total, (loss.inner(), clustering.inner(), routed)))
-            })?;
-        let (mut losses, mut clusterings, mut passes) = (vec![], vec![], vec![]);
-        for (loss, clustering, routed) in results {
-            losses.push(loss);
-            clusterings.push(clustering);
-            passes.push(routed);
-        }
-        let mut scalars = Scalars::new()
-            .mean("loss", Tensor::cat(losses, 0).mean())
-            .value("lr", info.lr);
-        if let Some(norm) = info.grad_norm {
-            scalars.add_mean("grad_norm", norm);
-        }
-        let all: Vec<Routed> = passes.concat();
-        if !all.is_empty() {
-            let mut seen = Spread::default();
-            seen.see(&all);
-            scalars.add_mean("clustering_loss", Tensor::cat(clusterings, 0).mean());
-            scalars.add_value("occupancy_entropy", seen.entropy());
-            scalars.add_value("uncovered", seen.uncovered());
-            self.spread.record(at.global, self.training.steps, &seen);
-        }
-        if !self.training.freeze_centroids {
-            self.learner.update_model(|m| m.with_centroids(&passes));
-        }
-        Ok(scalars)
+                answer(model, ask, mode).map_err(Error::other)
+            },
+        )
     }
 
     fn evaluate(&mut self, split: Split, cx: &mut Context) -> Result<Metrics> {
@@ -348,7 +308,7 @@ impl Experiment for RoutingExperiment {
         }
         check_length(&config, self.window(), "evaluation.block_size")?;
         self.config = config;
-        self.learner = Self::learner(model, &self.training)?;
+        self.learner = learner(model, &self.training)?;
         Ok(())
     }
 

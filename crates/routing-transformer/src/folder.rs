@@ -3,15 +3,16 @@
 use crate::config::RoutingTransformerConfig;
 use crate::generate::{TextGenerator, TextReader};
 use crate::layers::Mode;
-use crate::lm::{RoutingTransformerLM, cross_entropy};
+use crate::lm::{RoutingTransformerLM, cross_entropy, cross_entropy_of_bytes};
 use crate::paper::PaperTransformer;
+use crate::picture_experiment::PictureSampler;
 use burn::module::Module;
 use burn::prelude::*;
 use datasets::Vocabulary;
 use pretrained::NamedTensors;
 use serde_json::Value;
 use std::path::Path;
-use trainer::{Conversion, Error, Generate, Pretrained, Result};
+use trainer::{Conversion, Error, Generate, Pretrained, Result, Sample, Sampling};
 
 /// The file beside the weights that says which id is which token.
 pub const VOCAB_FILE: &str = "vocab.json";
@@ -21,6 +22,7 @@ pub struct Folder {
     model: RoutingTransformerLM,
     vocabulary: Option<Vocabulary>,
     generator: Option<TextGenerator>,
+    sampler: Option<PictureSampler>,
     device: Device,
 }
 
@@ -41,6 +43,7 @@ impl Folder {
             model,
             vocabulary,
             generator: None,
+            sampler: None,
             device: device.clone(),
         }
     }
@@ -167,7 +170,12 @@ impl Pretrained for Folder {
                     false => ids.clone(),
                 };
                 let output = model.forward(read, mode).map_err(Error::other)?;
-                let (ce, _) = cross_entropy(output.logits.clone(), ids).map_err(Error::other)?;
+                let logits = output.logits.clone();
+                let ce = match model.config().frame() {
+                    Some(_) => cross_entropy_of_bytes(logits, ids),
+                    None => cross_entropy(logits, ids).map(|(ce, _)| ce),
+                };
+                let ce = ce.map_err(Error::other)?;
                 out.insert("ce_loss".into(), ce.into_data());
                 output
             }
@@ -224,7 +232,8 @@ impl Pretrained for Folder {
 
     fn generator(&mut self) -> Option<&mut dyn Generate> {
         let config = self.model.config();
-        let vocabulary = self.vocabulary.clone().filter(|_| config.causal())?;
+        let texts = config.causal() && config.frame().is_none();
+        let vocabulary = self.vocabulary.clone().filter(|_| texts)?;
         // The authors' model does not say how long its texts are; clusters times members usually is it.
         let window = match &config {
             RoutingTransformerConfig::Lucidrains(c) => c.max_seq_len / c.pad_to() * c.pad_to(),
@@ -237,5 +246,18 @@ impl Pretrained for Folder {
         let reader = TextReader::new(self.model.clone(), window, self.device.clone());
         let generator = TextGenerator::new(reader, vocabulary);
         Some(self.generator.insert(generator))
+    }
+    fn sampler(&mut self) -> Option<&mut dyn Sample> {
+        let frame = self.model.config().frame()?;
+        let sampler = PictureSampler {
+            model: self.model.clone(),
+            frame,
+            options: Sampling {
+                temperature: 1.0,
+                ..Sampling::default()
+            },
+            device: self.device.clone(),
+        };
+        Some(self.sampler.insert(sampler))
     }
 }

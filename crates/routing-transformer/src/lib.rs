@@ -70,6 +70,10 @@ mod lm;
 pub mod lucidrains;
 pub mod paper;
 #[cfg(feature = "train")]
+mod picture_experiment;
+#[cfg(feature = "train")]
+mod pictures;
+#[cfg(feature = "train")]
 mod recipe;
 #[cfg(feature = "train")]
 mod replay;
@@ -79,6 +83,8 @@ mod stats;
 mod stream;
 #[cfg(feature = "train")]
 mod task;
+#[cfg(feature = "train")]
+mod update;
 
 pub use config::{EmaCountRule, Flavor, RoutingTransformerConfig};
 pub use error::{Error, Result};
@@ -87,7 +93,9 @@ pub use kmeans::{
     unit,
 };
 pub use layers::{LayerView, Mode, Output, Routed};
-pub use lm::{CONFIG_FILE, PADDING, RoutingTransformerLM, WEIGHTS_FILE, cross_entropy};
+pub use lm::{
+    CONFIG_FILE, PADDING, RoutingTransformerLM, WEIGHTS_FILE, cross_entropy, cross_entropy_of_bytes,
+};
 pub use stats::RoutingStats;
 pub use stream::TextStream;
 
@@ -96,6 +104,7 @@ pub use {
     experiment::RoutingExperiment,
     folder::{Folder, VOCAB_FILE},
     generate::{StreamReader, TextGenerator, TextReader, WindowReader},
+    picture_experiment::PictureExperiment,
     recipe::{EvaluationConfig, TrainingConfig},
 };
 
@@ -113,7 +122,7 @@ pub static ARCHITECTURE: trainer::Architecture = trainer::Architecture {
             EvaluationConfig,
         >("routing-transformer")
     },
-    open: |recipe, device| Ok(Box::new(RoutingExperiment::open(recipe, device)?)),
+    open: experiment::open,
     load: |dir, device| Ok(Box::new(Folder::open(dir, device)?)),
     claims: folder::claims,
     convert: |from, device| Ok(Box::new(Folder::convert(from, device)?)),

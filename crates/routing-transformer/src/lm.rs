@@ -4,7 +4,7 @@ use crate::config::RoutingTransformerConfig;
 use crate::error::{Result, config as wrong};
 use crate::layers::{Mode, Output, Routed};
 use crate::lucidrains::{LucidrainsTransformer, take_initted};
-use crate::paper::{PREFIX, PaperTransformer};
+use crate::paper::{PaperTransformer, prefix};
 use burn::module::Module;
 use burn::prelude::*;
 use core_attn::pointwise;
@@ -71,6 +71,18 @@ pub fn cross_entropy(logits: Tensor<3>, targets: Tensor<2, Int>) -> Result<(Tens
         }
     };
     Ok((nll.sum().div_scalar(count.max(1) as f64), count))
+}
+
+/// Mean cross-entropy in nats, `[1]`, of logits `[batch, length, 256]` over bytes of pictures `[batch, length]`, of which
+/// all count.
+///
+/// # Errors
+/// Targets of another shape than the logits.
+pub fn cross_entropy_of_bytes(logits: Tensor<3>, targets: Tensor<2, Int>) -> Result<Tensor<1>> {
+    let [batch, length, values] = logits.dims();
+    let logits = logits.reshape([batch * length, values]);
+    let nll = pointwise::cross_entropy(logits, targets.flatten(0, 1))?;
+    Ok(nll.mean())
 }
 
 impl RoutingTransformerLM {
@@ -175,7 +187,7 @@ impl RoutingTransformerLM {
     }
 
     /// A model with these weights by upstream names. TensorFlow's may be written with `.` for `/` and without
-    /// `sparse_transformer/body/`, torch's with `module.` before them.
+    /// `sparse_transformer/body/` (or `sparse_imagetransformer/body/`), torch's with `module.` before them.
     ///
     /// # Errors
     /// Every tensor that is missing, unused or misshapen; `file` is named in the message.
@@ -192,9 +204,11 @@ impl RoutingTransformerLM {
         let key = Key::new(0);
         Ok(match config {
             RoutingTransformerConfig::Paper(c) => {
-                let tensors = tensor_flow_names(tensors);
+                let tensors = tensor_flow_names(tensors, prefix(c));
                 let mut c = c.clone();
-                c.vocab_size = c.vocab_size.or(first("embeddings/embedding", &tensors));
+                if c.frame().is_none() {
+                    c.vocab_size = c.vocab_size.or(first("embeddings/embedding", &tensors));
+                }
                 let options = LoadOptions::default();
                 let model = c.init(key, device)?;
                 Self::Paper(pretrained::load_weights(model, tensors, file, &options)?.0)
@@ -249,15 +263,15 @@ impl RoutingTransformerLM {
 }
 
 /// Names as the variables have them: `/` for `.`, and the common beginning where it was cut off.
-fn tensor_flow_names(tensors: NamedTensors) -> NamedTensors {
+fn tensor_flow_names(tensors: NamedTensors, prefix: &str) -> NamedTensors {
     let named: Vec<_> = tensors
         .into_iter()
         .map(|(name, data)| (name.replace('.', "/"), data))
         .collect();
-    let whole = named.iter().any(|(name, _)| name.starts_with(PREFIX));
+    let whole = named.iter().any(|(name, _)| name.starts_with(prefix));
     let complete = |name: String| match whole {
         true => name,
-        false => format!("{PREFIX}{name}"),
+        false => format!("{prefix}{name}"),
     };
     named.into_iter().map(|(n, d)| (complete(n), d)).collect()
 }

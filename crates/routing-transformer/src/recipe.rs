@@ -115,6 +115,8 @@ pub struct EvaluationConfig {
     pub batch_size: usize,
     /// Tokens per window; absent: as in training.
     pub block_size: Option<usize>,
+    /// Pictures of a split that are scored, the first ones; absent: all.
+    pub pictures: Option<usize>,
     /// What the sample at the end of the run continues; absent: the beginning of the test split.
     pub prompt: Option<String>,
     /// How the sample at the end of the run is drawn.
@@ -126,6 +128,7 @@ impl Default for EvaluationConfig {
         Self {
             batch_size: 8,
             block_size: None,
+            pictures: None,
             prompt: None,
             sample: Sampling::default(),
         }
@@ -141,6 +144,7 @@ impl EvaluationConfig {
         for (key, n) in [
             ("batch_size", Some(self.batch_size)),
             ("block_size", self.block_size),
+            ("pictures", self.pictures),
         ] {
             if n == Some(0) {
                 return Err(Error::value(format!("evaluation.{key}"), 0, "at least 1"));

@@ -377,3 +377,146 @@ fn reading_on_and_reading_again_agree_within_the_window() {
         assert_eq!(text.len(), 60);
     }
 }
+
+/// Pictures of 4 x 4 pixels: stripes of a colour that a picture keeps, so that its first pixel tells the others.
+fn picture_recipe(dir: &Path, training: Value) -> Recipe {
+    let picture = |i: usize| -> Vec<u8> {
+        let colour = [[200, 30, 30], [30, 200, 30], [30, 30, 200]][i % 3];
+        let row = |y: usize| if y % 2 == 0 { colour } else { [255, 255, 255] };
+        (0..4).flat_map(|y| row(y).repeat(4)).collect()
+    };
+    std::fs::write(
+        dir.join("pictures.bin"),
+        (0..40).flat_map(picture).collect::<Vec<u8>>(),
+    )
+    .unwrap();
+    let mut all = json!({
+        "steps": 30, "batch_size": 4, "block_size": 48, "optimizer": { "name": "adam", "lr": 0.01 }
+    });
+    for (key, value) in training.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    let value = json!({
+        "architecture": "routing-transformer",
+        "seed": 3,
+        "model": {
+            "frame_height": 4, "frame_width": 4, "hidden_size": 16, "num_decoder_layers": 2, "filter_size": 24,
+            "ffn_layer": "conv_hidden_relu", "local_num_heads": 1, "sparsity_cluster_num_heads": 1,
+            "sparsity_cluster_size": 4, "sparsity_cluster_attention_window": 12, "query_shape": [12],
+            "memory_flange": [12], "local_relative": false, "sparsity_cluster_relative": false,
+            "max_relative_position": 0
+        },
+        "data": { "path": "pictures.bin", "split": { "train": 8, "valid": 1, "test": 1 } },
+        "training": all,
+        "evaluation": { "batch_size": 3, "pictures": 3 }
+    });
+    Recipe::from_value(value, &dir.join("recipe.json"), &[]).unwrap()
+}
+
+#[test]
+fn pictures_are_learned_resumed_scored_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |recipe: &Recipe| (ARCHITECTURE.open)(recipe, &Device::flex()).unwrap();
+    let step = |experiment: &mut dyn Experiment, steps: std::ops::Range<u64>| {
+        for step in steps {
+            let at = Step::new(3, 0, step, step);
+            experiment.train_step(at, &mut Context::detached()).unwrap();
+        }
+    };
+    let recipe = picture_recipe(dir.path(), json!({ "batch_split": 2 }));
+    let mut cx = Context::detached();
+    let mut whole = open(&recipe);
+    let before = whole.evaluate(Split::Test, &mut cx).unwrap();
+    step(whole.as_mut(), 0..30);
+    let after = whole.evaluate(Split::Test, &mut cx).unwrap();
+    let bits = |m: &trainer::Metrics, name: &str| m.get(name).unwrap();
+    assert!(
+        (bits(&before, "bits_per_dim") - 8.0).abs() < 1.0,
+        "{before:?}"
+    );
+    assert!(bits(&after, "bits_per_dim") < 3.0, "{after:?}");
+    assert!(bits(&after, "bits_per_dim_strict") < 3.0, "{after:?}");
+    for reference in whole.references() {
+        assert_eq!(reference.metric, "bits_per_dim");
+        assert!((0.0..8.0).contains(&reference.value), "{reference:?}");
+    }
+    assert_eq!(whole.figures().len(), 2);
+
+    let mut first = open(&recipe);
+    step(first.as_mut(), 0..13);
+    let folder = dir.path().join("checkpoint");
+    CheckpointWriter::write(&folder, |to| first.save(to)).unwrap();
+    let mut second = open(&recipe);
+    second
+        .restore(&CheckpointReader::open(&folder).unwrap())
+        .unwrap();
+    step(second.as_mut(), 13..30);
+    assert_eq!(second.evaluate(Split::Test, &mut cx).unwrap(), after);
+
+    // A run draws into its folder; a folder of the model draws tensors.
+    let artefacts = dir.path().join("artefacts");
+    let mut drawing = Context::new(
+        Some(artefacts.clone()),
+        Default::default(),
+        Box::new(trainer::Silent),
+    );
+    assert_eq!(whole.samples(&mut drawing).unwrap().len(), 1);
+    assert_eq!(
+        std::fs::read(artefacts.join("pictures.bmp")).unwrap()[..2],
+        *b"BM"
+    );
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    whole.export(&model).unwrap();
+    let mut model = Folder::open(&model, &Device::flex()).unwrap();
+    assert!(model.generator().is_none());
+    let sampler = model.sampler().unwrap();
+    let drawn = sampler.sample(2, 7).unwrap();
+    assert_eq!(drawn["pictures"].shape()[..], [2, 4, 4, 3]);
+    assert_eq!(drawn["pictures"], sampler.sample(2, 7).unwrap()["pictures"]);
+    assert!(sampler.sample(0, 7).is_err());
+    let ids = TensorData::new(vec![0i64; 48], [1, 48]);
+    let out = model.forward([("targets".to_owned(), ids)].into()).unwrap();
+    assert_eq!(out["logits"].shape()[..], [1, 48, 256]);
+    assert!(out["ce_loss"].iter::<f32>().all(|x| x > 0.0));
+}
+
+#[test]
+fn impossible_pictures_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = |at: &str, value: Value, part: &str| {
+        let mut all = picture_recipe(dir.path(), json!({})).resolved();
+        let (section, key) = at.split_once('.').unwrap();
+        all[section][key] = value;
+        let recipe = Recipe::from_value(all, &dir.path().join("recipe.json"), &[]).unwrap();
+        let result = (ARCHITECTURE.open)(&recipe, &Device::flex());
+        let message = result.map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains(part), "{part} is not in {message}");
+    };
+    bad("training.block_size", 47.into(), "training.block_size");
+    bad(
+        "training.random_truncation",
+        true.into(),
+        "random_truncation",
+    );
+    bad("evaluation.pictures", 0.into(), "evaluation.pictures");
+    bad("data.path", "absent.bin".into(), "absent.bin");
+    bad("data.format", "bytes".into(), "data");
+    bad("model.frame_height", 5.into(), "training.block_size");
+    bad("model.num_channels", 1.into(), "training.block_size");
+    bad(
+        "model.sparsity_cluster_attention_window",
+        49.into(),
+        "sparsity_cluster_attention_window",
+    );
+    let mut text = recipe(paper(), json!({})).resolved();
+    text["evaluation"]["pictures"] = 3.into();
+    let text = Recipe::from_value(text, Path::new("test.json"), &[]).unwrap();
+    let message = RoutingExperiment::open(&text, &Device::flex())
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        message.to_string().contains("evaluation.pictures"),
+        "{message}"
+    );
+}

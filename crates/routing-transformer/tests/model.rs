@@ -31,6 +31,20 @@ fn paper() -> PaperConfig {
     }
 }
 
+/// Bytes of pictures of 3 x 3 pixels.
+fn picture() -> PaperConfig {
+    PaperConfig {
+        vocab_size: None,
+        embedding_dims: None,
+        frame_height: Some(3),
+        frame_width: Some(3),
+        ffn_layer: "relu".into(),
+        local_relative: false,
+        sparsity_cluster_relative: false,
+        ..paper()
+    }
+}
+
 fn package() -> LucidrainsConfig {
     LucidrainsConfig {
         num_tokens: Some(VOCAB),
@@ -72,6 +86,13 @@ fn all() -> Vec<RoutingTransformerConfig> {
             sparsity_cluster_num_heads: 4,
             sparsity_cluster_relative: false,
             ..paper()
+        }
+        .into(),
+        PaperConfig {
+            num_channels: Some(2),
+            layer_preprocess_sequence: "n".into(),
+            layer_postprocess_sequence: "da".into(),
+            ..picture()
         }
         .into(),
         package().into(),
@@ -200,7 +221,8 @@ fn a_text_read_on_has_the_strict_scores_of_the_whole() {
         }
         .into(),
     );
-    assert!(cases.len() >= 4);
+    cases.push(picture().into());
+    assert!(cases.len() >= 5);
     for (backend, device) in devices() {
         for config in &cases {
             let name = format!("{backend} {config:?}");
@@ -215,13 +237,14 @@ fn a_text_read_on_has_the_strict_scores_of_the_whole() {
                     }
                 }
             }
-            let text = ids(1, 21, &device);
+            let text = ids(1, 18, &device);
             let whole = logits(&model, text.clone(), Some(true));
-            let at = |t: usize| whole.clone().narrow(1, t, 1).reshape([1, VOCAB]);
+            let values = config.vocab().unwrap();
+            let at = |t: usize| whole.clone().narrow(1, t, 1).reshape([1, values]);
             // A prompt in one go, then token by token, then some at once.
             let mut stream = model.stream().unwrap();
             let mut read = 0;
-            for length in [7, 1, 1, 1, 4, 1, 6] {
+            for length in [7, 1, 1, 1, 4, 1, 3] {
                 let part = text.clone().narrow(1, read, length);
                 let (scores, next) = model.read_on(part, stream).unwrap();
                 (stream, read) = (next, read + length);
@@ -230,10 +253,10 @@ fn a_text_read_on_has_the_strict_scores_of_the_whole() {
             }
             let two = ids(2, 3, &device);
             assert!(model.read_on(two, stream.clone()).is_err(), "{name}");
-            let wrong = Tensor::<2, Int>::full([1, 1], VOCAB as i32, &device);
+            let wrong = Tensor::<2, Int>::full([1, 1], values as i32, &device);
             assert!(model.read_on(wrong, stream.clone()).is_err(), "{name}");
             if let RoutingTransformerConfig::Lucidrains(_) = config {
-                let message = model.read_on(ids(1, 4, &device), stream).unwrap_err();
+                let message = model.read_on(ids(1, 7, &device), stream).unwrap_err();
                 assert!(
                     message.to_string().contains("max_seq_len"),
                     "{name}: {message}"
@@ -282,7 +305,11 @@ fn every_shape_runs_learns_and_comes_back_from_its_folder() {
             let output = first
                 .forward(read.clone(), Mode::training(Key::new(4)))
                 .unwrap();
-            assert_eq!(output.logits.dims(), [2, 13, VOCAB], "{name}");
+            assert_eq!(
+                output.logits.dims(),
+                [2, 13, config.vocab().unwrap()],
+                "{name}"
+            );
             let (loss, count) = cross_entropy(output.logits, asked).unwrap();
             assert_eq!(count, 26);
             let grads = (loss + output.clustering_loss).backward();
@@ -758,6 +785,48 @@ fn impossible_configurations_are_named() {
             },
             "model.strict_causal_routing",
         ),
+        (
+            PaperConfig {
+                frame_width: None,
+                ..picture()
+            },
+            "model.frame_width",
+        ),
+        (
+            PaperConfig {
+                vocab_size: Some(255),
+                ..picture()
+            },
+            "model.vocab_size",
+        ),
+        (
+            PaperConfig {
+                embedding_dims: Some(8),
+                ..picture()
+            },
+            "model.embedding_dims",
+        ),
+        (
+            PaperConfig {
+                add_timing_signal: true,
+                ..picture()
+            },
+            "model.add_timing_signal",
+        ),
+        (
+            PaperConfig {
+                num_channels: Some(3),
+                ..paper()
+            },
+            "model.num_channels",
+        ),
+        (
+            PaperConfig {
+                unconditional: false,
+                ..picture()
+            },
+            "model.unconditional",
+        ),
     ];
     let package_cases = [
         (
@@ -858,4 +927,13 @@ fn impossible_inputs_are_named() {
         .unwrap_err()
         .to_string();
     assert!(message.contains("model.max_seq_len = 24"), "{message}");
+    let model = RoutingTransformerConfig::from(picture())
+        .init(Key::new(1), &device)
+        .unwrap();
+    let message = model
+        .forward(ids(1, 28, &device), Mode::evaluation())
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("model.frame_height 3"), "{message}");
 }

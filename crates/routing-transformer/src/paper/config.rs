@@ -28,6 +28,43 @@ impl OneAxis {
     }
 }
 
+/// The values of a byte of a picture.
+pub(crate) const BYTES: usize = 256;
+
+/// The size of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
+    /// Pixels from top to bottom.
+    pub height: usize,
+    /// Pixels from left to right.
+    pub width: usize,
+    /// Bytes of a pixel.
+    pub channels: usize,
+}
+
+impl Frame {
+    /// Bytes of a picture.
+    pub fn size(self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Rows of each table of positions.
+    pub(crate) fn longest(self) -> usize {
+        self.height.max(self.width).max(self.channels)
+    }
+
+    /// Row, column and channel of a byte.
+    pub(crate) fn place(self, position: usize) -> [usize; 3] {
+        let pixel = position / self.channels.max(1);
+        let width = self.width.max(1);
+        [
+            pixel / width,
+            pixel % width,
+            position % self.channels.max(1),
+        ]
+    }
+}
+
 /// What the authors' model depends on. Keys marked as ours are not in the published code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "train", derive(schemars::JsonSchema))]
@@ -98,6 +135,22 @@ pub struct PaperConfig {
     pub target_dropout: f64,
     /// Adds sinusoids of the absolute position.
     pub add_timing_signal: bool,
+    /// Pixels of a picture from top to bottom. With it the model foretells the bytes of pictures in raster order, as the
+    /// published image model does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frame_height: Option<usize>,
+    /// Pixels of a picture from left to right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frame_width: Option<usize>,
+    /// Bytes of a pixel; absent: 3 (the published code takes it from its data).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_channels: Option<usize>,
+    /// Adds learned embeddings of row, column and channel to those of a picture's bytes; absent: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_positional_emb: Option<bool>,
+    /// Must be true: pictures are foretold from nothing, not from a class.
+    #[serde(skip_serializing)]
+    pub unconditional: bool,
     /// A position sees only those before it (ours; the published code knows no other).
     pub causal: bool,
     /// Clusters take their members from a position's past alone (ours).
@@ -170,6 +223,11 @@ impl Default for PaperConfig {
             dropout: 0.0,
             target_dropout: 0.0,
             add_timing_signal: false,
+            frame_height: None,
+            frame_width: None,
+            num_channels: None,
+            add_positional_emb: None,
+            unconditional: true,
             causal: true,
             strict_causal_routing: false,
             attention_key_channels: 0,
@@ -303,6 +361,7 @@ impl PaperConfig {
             ));
         }
         check_positive(&[("filter_size", self.filter_size)])?;
+        self.validate_frame()?;
         let sequences = (
             &*self.layer_preprocess_sequence,
             &*self.layer_postprocess_sequence,
@@ -340,11 +399,82 @@ impl PaperConfig {
         check_size("hidden_size", self.hidden_size, self.parameters())
     }
 
+    /// What only a picture has, and what only a text has.
+    fn validate_frame(&self) -> Result<()> {
+        if !self.unconditional {
+            let expected = "expected true: there is no class to condition on here";
+            return Err(config("unconditional", false, expected));
+        }
+        let Some(frame) = self.frame() else {
+            for (key, given) in [
+                ("num_channels", self.num_channels.is_some()),
+                ("add_positional_emb", self.add_positional_emb.is_some()),
+            ] {
+                if given {
+                    let expected = "expected nothing without frame_height and frame_width";
+                    return Err(config(key, "given", expected));
+                }
+            }
+            return Ok(());
+        };
+        check_positive(&[
+            ("frame_height", frame.height),
+            ("frame_width", frame.width),
+            ("num_channels", frame.channels),
+        ])?;
+        if frame.height.max(frame.width).max(frame.channels) > 1 << 12 {
+            let found = format!("{} x {} x {}", frame.height, frame.width, frame.channels);
+            return Err(config(
+                "frame_height",
+                found,
+                "expected at most 4096 in each direction",
+            ));
+        }
+        if let Some(n) = self.vocab_size.filter(|n| *n != BYTES) {
+            let expected = "expected 256 (or nothing): a picture is made of bytes";
+            return Err(config("vocab_size", n, expected));
+        }
+        if self.embedding() != self.hidden_size {
+            let expected = "expected nothing: bytes of pictures are embedded in the hidden size";
+            return Err(config("embedding_dims", self.embedding(), expected));
+        }
+        for (key, on) in [
+            ("add_timing_signal", self.add_timing_signal),
+            ("target_dropout", self.target_dropout > 0.0),
+        ] {
+            if on {
+                return Err(config(key, "on", "expected nothing: it belongs to texts"));
+            }
+        }
+        match self.causal {
+            true => Ok(()),
+            false => Err(config("causal", false, "expected true for pictures")),
+        }
+    }
+
+    /// The size of the pictures, where the model foretells pictures.
+    pub fn frame(&self) -> Option<Frame> {
+        let given = self.frame_height.is_some() || self.frame_width.is_some();
+        given.then(|| Frame {
+            height: self.frame_height.unwrap_or(0),
+            width: self.frame_width.unwrap_or(0),
+            channels: self.num_channels.unwrap_or(3),
+        })
+    }
+
+    /// Whether rows, columns and channels have embeddings.
+    pub fn has_positions(&self) -> bool {
+        self.frame().is_some() && self.add_positional_emb.unwrap_or(true)
+    }
+
     /// The vocabulary's size.
     ///
     /// # Errors
     /// If it is neither in the configuration nor taken from data.
     pub fn vocab(&self) -> Result<usize> {
+        if self.frame().is_some() {
+            return Ok(BYTES);
+        }
         self.vocab_size.ok_or_else(|| {
             let expected =
                 "a model built without a recipe's data must say how many token ids there are";
@@ -427,13 +557,19 @@ impl PaperConfig {
             0 => layers - routed,
             _ => layers,
         };
+        let ends = match self.frame() {
+            Some(frame) => {
+                let bytes = BYTES as f64;
+                let positions = 3.0 * frame.longest() as f64 * d;
+                let channels = frame.channels as f64;
+                bytes * channels * d + on(self.has_positions(), positions) + bytes * (d + 1.0)
+            }
+            None => vocab * (2.0 * e + 1.0) + e * d + d + on(e != d, d * e + e),
+        };
         layers * (4.0 * d * d + h * h + 4.0 * d + feed_forward)
             + routed * clusters
             + local * on(self.local_relative, table)
-            + vocab * (2.0 * e + 1.0)
-            + e * d
-            + d
-            + on(e != d, d * e + e)
+            + ends
             + on(self.pre_norm(), 2.0 * d)
     }
 }

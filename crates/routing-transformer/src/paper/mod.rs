@@ -8,6 +8,9 @@ mod weights;
 
 pub use attention::{PaperAttention, RelativeTables};
 pub(crate) use attention::{PaperRouting, route};
-pub use config::{OneAxis, PaperConfig};
-pub use model::{Dense, Geglu, PaperFeedForward, PaperLayer, PaperTransformer, ReluFeedForward};
-pub(crate) use weights::PREFIX;
+pub(crate) use config::BYTES;
+pub use config::{Frame, OneAxis, PaperConfig};
+pub use model::{
+    Dense, FramePositions, Geglu, PaperFeedForward, PaperLayer, PaperTransformer, ReluFeedForward,
+};
+pub(crate) use weights::prefix;

@@ -1,8 +1,8 @@
 //! The authors' model, top to bottom.
 
 use super::attention::{PaperAttention, unit_scaling};
-use super::config::PaperConfig;
-use crate::error::Result;
+use super::config::{BYTES, Frame, PaperConfig};
+use crate::error::{Result, input};
 use crate::layers::{LayerView, Mode, Output, Routed, affine, checked_ids, embed, project};
 use burn::module::{Module, Param};
 use burn::prelude::*;
@@ -123,22 +123,61 @@ impl PaperLayer {
 /// A decoder whose heads attend locally or within clusters.
 #[derive(Module, Debug)]
 pub struct PaperTransformer {
-    /// `[vocab, embedding]`.
+    /// `[vocab, embedding]`; for pictures `[256 · channels, hidden]`, the channels one after another.
     pub embedding: Param<Tensor<2>>,
-    /// `[embedding, hidden]`, there even where both are the same.
-    pub emb_dense_kernel: Param<Tensor<2>>,
-    /// `[hidden]`.
-    pub emb_dense_bias: Param<Tensor<1>>,
+    /// `[embedding, hidden]` and its bias, there even where both are the same; absent for pictures.
+    pub emb_dense: Option<Dense>,
+    /// Of rows, columns and channels of a picture.
+    pub positions: Option<FramePositions>,
     /// First to last.
     pub layers: Vec<PaperLayer>,
     /// After the last layer, where layers normalise before their branches.
     pub final_norm: Option<LayerNorm>,
     /// `[hidden, embedding]` and its bias, where the two differ.
     pub final_dense_1: Option<Dense>,
-    /// `[embedding, vocab]` and its bias; not tied to the embedding.
+    /// `[embedding, vocab]` and its bias (for pictures upstream's `final_dense`); not tied to the embedding.
     pub final_dense_2: Dense,
     #[module(skip)]
     config: PaperConfig,
+}
+
+/// Learned embeddings of the places in a picture, in the shapes of the reference; of each table the first rows are used.
+#[derive(Module, Debug)]
+pub struct FramePositions {
+    /// `[1, longest side, 1, 1, hidden]`.
+    pub row: Param<Tensor<5>>,
+    /// `[1, 1, longest side, 1, hidden]`.
+    pub column: Param<Tensor<5>>,
+    /// `[1, 1, 1, longest side, hidden]`.
+    pub channel: Param<Tensor<5>>,
+}
+
+impl FramePositions {
+    fn new(longest: usize, hidden: usize, key: Key, device: &Device) -> Self {
+        let table = |axis: usize| {
+            let mut shape = [1, 1, 1, 1, hidden];
+            shape[axis] = longest;
+            let std = (hidden as f64).powf(-0.5);
+            init::normal(shape, std, key.fold(axis as u64), device)
+        };
+        Self {
+            row: table(1),
+            column: table(2),
+            channel: table(3),
+        }
+    }
+
+    /// The sum of the three for these places, `[places, hidden]`.
+    fn of(&self, places: &[[usize; 3]]) -> Tensor<2> {
+        let part = |axis: usize, table: &Param<Tensor<5>>| {
+            let table = table.val();
+            let [a, b, c, d, hidden] = table.dims();
+            let at: Vec<i32> = places.iter().map(|p| p[axis] as i32).collect();
+            let at = Tensor::from_data(TensorData::new(at, [places.len()]), &table.device());
+            table.reshape([a * b * c * d, hidden]).select(0, at)
+        };
+        part(0, &self.row) + part(1, &self.column) + part(2, &self.channel)
+    }
 }
 
 /// `x·W + b`.
@@ -181,10 +220,17 @@ impl PaperConfig {
                 ffn_norm: norm(),
             }
         };
+        let rows = vocab * self.frame().map_or(1, |f| f.channels);
         Ok(PaperTransformer {
-            embedding: unit_scaling([vocab, e], key.site("embedding"), device),
-            emb_dense_kernel: unit_scaling([e, h], key.site("emb_dense"), device),
-            emb_dense_bias: init::constant([h], 0.0, device),
+            embedding: unit_scaling([rows, e], key.site("embedding"), device),
+            emb_dense: match self.frame() {
+                Some(_) => None,
+                None => Some(Dense::new([e, h], key.site("emb_dense"), device)),
+            },
+            positions: self
+                .frame()
+                .filter(|_| self.has_positions())
+                .map(|f| FramePositions::new(f.longest(), h, key.site("positions"), device)),
             layers: (0..self.num_decoder_layers).map(layer).collect(),
             final_norm: self.pre_norm().then(norm),
             final_dense_1: (e != h).then(|| Dense::new([h, e], key.site("final_dense_1"), device)),
@@ -226,7 +272,7 @@ impl PaperTransformer {
     /// Runs ids `[batch, length]` as they are; a causal model wants [`PaperTransformer::shifted`] ones.
     ///
     /// # Errors
-    /// No tokens, or ids outside the vocabulary.
+    /// No tokens, ids outside the vocabulary, or more bytes than a picture has.
     pub fn forward(&self, ids: Tensor<2, Int>, mode: Mode) -> Result<Output> {
         self.forward_watched(ids, mode, &mut |_| {})
     }
@@ -288,13 +334,55 @@ impl PaperTransformer {
         let config = &self.config;
         checked_ids(&ids, config.vocab()?)?;
         let [_, length] = ids.dims();
-        let x = embed(&self.embedding, ids);
+        if let Some(frame) = config.frame() {
+            let x = self.embedded_picture(ids, start, frame)?;
+            return Ok(dropout(x, mode.drop(config.dropout, "embedding")));
+        }
+        let mut x = embed(&self.embedding, ids);
         let device = x.device();
-        let mut x = affine(x, &self.emb_dense_kernel, &self.emb_dense_bias);
+        if let Some(dense) = &self.emb_dense {
+            x = dense.forward(x);
+        }
         if config.add_timing_signal {
             x = x + timing_signal(start, length, config.hidden_size, &device).unsqueeze();
         }
         Ok(dropout(x, mode.drop(config.dropout, "embedding")))
+    }
+
+    /// Bytes of a picture that stand at position `start` and after it: every channel has rows of its own.
+    fn embedded_picture(
+        &self,
+        ids: Tensor<2, Int>,
+        start: usize,
+        frame: Frame,
+    ) -> Result<Tensor<3>> {
+        let [batch, length] = ids.dims();
+        if start + length > frame.size() {
+            let Frame {
+                height,
+                width,
+                channels,
+            } = frame;
+            return Err(input(
+                "a picture",
+                format!("{} bytes long", start + length),
+                format!(
+                    "expected at most {}, model.frame_height {height} x model.frame_width {width} x {channels} channels",
+                    frame.size()
+                ),
+            ));
+        }
+        let places: Vec<[usize; 3]> = (start..start + length).map(|t| frame.place(t)).collect();
+        let offsets: Vec<i32> = places.iter().map(|p| (p[2] * BYTES) as i32).collect();
+        let offsets = TensorData::new(offsets, [1, length]);
+        let offsets = Tensor::<2, Int>::from_data(offsets, &ids.device());
+        let root = (self.config.hidden_size as f64).sqrt();
+        let rows = ids + offsets.expand([batch, length]);
+        let x = embed(&self.embedding, rows).mul_scalar(root);
+        Ok(match &self.positions {
+            Some(positions) => x + positions.of(&places).mul_scalar(root).unsqueeze(),
+            None => x,
+        })
     }
 
     /// What stands behind the last layer, and the logits.

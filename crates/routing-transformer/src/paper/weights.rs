@@ -1,11 +1,17 @@
 //! Upstream's variable names.
 
+use super::config::PaperConfig;
 use super::model::{Dense, PaperFeedForward, PaperTransformer};
 use core_attn::pointwise::LayerNorm;
 use pretrained::{Binder, Weights};
 
-/// What every name begins with.
-pub(crate) const PREFIX: &str = "sparse_transformer/body/";
+/// What every name of this model begins with.
+pub(crate) fn prefix(config: &PaperConfig) -> &'static str {
+    match config.frame() {
+        Some(_) => "sparse_imagetransformer/body/",
+        None => "sparse_transformer/body/",
+    }
+}
 
 fn norm<B: Binder>(b: &mut B, name: &str, norm: &mut LayerNorm) {
     b.param(
@@ -19,29 +25,35 @@ fn norm<B: Binder>(b: &mut B, name: &str, norm: &mut LayerNorm) {
 }
 
 fn dense<B: Binder>(b: &mut B, name: &str, dense: &mut Dense) {
-    b.param(&format!("{PREFIX}{name}/kernel"), &mut dense.kernel);
-    b.param(&format!("{PREFIX}{name}/bias"), &mut dense.bias);
+    b.param(&format!("{name}/kernel"), &mut dense.kernel);
+    b.param(&format!("{name}/bias"), &mut dense.bias);
 }
 
 impl Weights for PaperTransformer {
     fn bind<B: Binder>(&mut self, b: &mut B) {
+        let body = prefix(self.config());
+        let pictures = self.config().frame().is_some();
+        let table = match pictures {
+            true => "rgb_target_emb_channel",
+            false => "embeddings/embedding",
+        };
+        b.param(&format!("{body}{table}"), &mut self.embedding);
         // Dense kernels are `[in, out]` on both sides.
-        b.param(
-            &format!("{PREFIX}embeddings/embedding"),
-            &mut self.embedding,
-        );
-        b.param(
-            &format!("{PREFIX}emb_dense/kernel"),
-            &mut self.emb_dense_kernel,
-        );
-        b.param(&format!("{PREFIX}emb_dense/bias"), &mut self.emb_dense_bias);
+        if let Some(d) = &mut self.emb_dense {
+            dense(b, &format!("{body}emb_dense"), d);
+        }
+        if let Some(positions) = &mut self.positions {
+            b.param(&format!("{body}pos_emb_0"), &mut positions.row);
+            b.param(&format!("{body}pos_emb_1"), &mut positions.column);
+            b.param(&format!("{body}pos_emb_2"), &mut positions.channel);
+        }
         // Layers that normalise before their branches name the norms otherwise.
         let place = match self.config().pre_norm() {
             true => "layer_prepostprocess",
             false => "layer_postprocess",
         };
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            let layer_name = format!("{PREFIX}decoder_layer_{i}/self_attention");
+            let layer_name = format!("{body}decoder_layer_{i}/self_attention");
             let attention = format!("{layer_name}/self_attention");
             let a = &mut layer.attention;
             for (name, map) in [
@@ -88,11 +100,16 @@ impl Weights for PaperTransformer {
             }
         }
         if let Some(last) = &mut self.final_norm {
-            norm(b, &format!("{PREFIX}layer_prepostprocess"), last);
+            norm(b, &format!("{body}layer_prepostprocess"), last);
         }
         if let Some(d) = &mut self.final_dense_1 {
-            dense(b, "final_dense_1", d);
+            dense(b, &format!("{body}final_dense_1"), d);
         }
-        dense(b, "final_dense_2", &mut self.final_dense_2);
+        let last = if pictures {
+            "final_dense"
+        } else {
+            "final_dense_2"
+        };
+        dense(b, &format!("{body}{last}"), &mut self.final_dense_2);
     }
 }

@@ -5,16 +5,17 @@ use pretrained::NamedTensors;
 use routing_transformer::paper::PaperConfig;
 use std::collections::BTreeMap;
 
-/// Weights by the names behind `sparse_transformer/body/`.
+/// Weights by their names behind `sparse_transformer/body/`.
 pub type Numbers = BTreeMap<String, Vec<f64>>;
 
-const PREFIX: &str = "sparse_transformer/body/";
+const PREFIXES: [&str; 2] = ["sparse_transformer/body/", "sparse_imagetransformer/body/"];
 
 /// Weights of a model as numbers.
 pub fn numbers(weights: NamedTensors) -> Numbers {
     let plain = |(name, data): (String, burn::tensor::TensorData)| {
-        let name = name.strip_prefix(PREFIX).unwrap_or(&name).to_owned();
-        (name, data.iter::<f64>().collect())
+        let short = PREFIXES.iter().find_map(|p| name.strip_prefix(p));
+        let short = short.unwrap_or(&name).to_owned();
+        (short, data.iter::<f64>().collect())
     };
     weights.into_iter().map(plain).collect()
 }
@@ -298,8 +299,34 @@ impl Twin<'_> {
         self.map(&inner, &format!("{name}/conv2"))
     }
 
+    /// Byte `t` of a picture: the row of its value and channel, and the rows of its place, all times the root of the width.
+    fn embedded_picture(&self, ids: &[i64]) -> Rows {
+        let c = self.config;
+        let (d, width) = (c.hidden_size, c.frame_width.unwrap());
+        let channels = c.num_channels.unwrap_or(3);
+        let embed = |(t, id): (usize, &i64)| {
+            let (pixel, channel) = (t / channels, t % channels);
+            let value = *id as usize + 256 * channel;
+            let places = [pixel / width, pixel % width, channel];
+            let table = |name: &str, row: usize| self.get(name)[row * d..(row + 1) * d].to_vec();
+            let mut row = table("rgb_target_emb_channel", value);
+            for (axis, place) in places.into_iter().enumerate() {
+                if c.add_positional_emb != Some(false) {
+                    let more = table(&format!("pos_emb_{axis}"), place);
+                    row.iter_mut().zip(more).for_each(|(r, m)| *r += m);
+                }
+            }
+            row.iter_mut().for_each(|x| *x *= (d as f64).sqrt());
+            row
+        };
+        ids.iter().enumerate().map(embed).collect()
+    }
+
     fn embedded(&self, ids: &[i64]) -> Rows {
         let c = self.config;
+        if c.frame_width.is_some() {
+            return self.embedded_picture(ids);
+        }
         let table = self.get("embeddings/embedding");
         let e = c.embedding();
         let rows = ids.iter().map(|id| *id as usize);
@@ -358,8 +385,16 @@ impl Twin<'_> {
             if self.weights.contains_key("final_dense_1/kernel") {
                 x = self.map(&x, "final_dense_1");
             }
-            let scores = self.map(&x, "final_dense_2");
-            for (row, id) in scores.iter().zip(asked).filter(|(_, id)| **id != 0) {
+            let pictures = c.frame_width.is_some();
+            let last = if pictures {
+                "final_dense"
+            } else {
+                "final_dense_2"
+            };
+            let scores = self.map(&x, last);
+            // A byte of 0 is a value like any other; token 0 is padding.
+            let counts = |id: i64| pictures || id != 0;
+            for (row, id) in scores.iter().zip(asked).filter(|(_, id)| counts(**id)) {
                 nats -= softmax(row)[*id as usize].ln();
                 scored += 1.0;
             }
