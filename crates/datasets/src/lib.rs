@@ -30,6 +30,7 @@
 //! | [`prepare`](prepare()), [`prepared_text`] | the published preparations of enwik8, text8 and WikiText-103 |
 //! | [`BatchStream`], [`Block`], [`StreamCursor`] | contiguous rows, read in blocks |
 //! | [`order0_entropy`], [`Anchors`], [`Bounds`] | figures to print beside results |
+//! | [`SubwordsT2t`] | Tensor2Tensor's sub-word vocabularies |
 //! | [`labelled`], [`glue`] | texts and pairs with a class each |
 //! | [`verses`] | parallel verses in three translations |
 //! | [`images`] | small pictures, as bytes in raster order |
@@ -61,6 +62,7 @@ mod remake;
 pub mod sequences;
 mod spec;
 mod stream;
+pub mod subword_t2t;
 pub mod verses;
 mod vocabulary;
 
@@ -82,4 +84,5 @@ pub use prepare::{EOS, Prepared, TextFormat, TokenUnit, prepare, prepared_text};
 pub use remake::{Remade, remake};
 pub use spec::{CorpusSpec, Layout, SplitShares};
 pub use stream::{BatchStream, Block, StreamCursor, batchify};
+pub use subword_t2t::SubwordsT2t;
 pub use vocabulary::{IdOrder, Vocabulary};

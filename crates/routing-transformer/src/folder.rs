@@ -1,27 +1,44 @@
 //! Model folders and published checkpoints, as the tools use them.
 
+use crate::assignments::{Clusters, Spelling, tensors};
 use crate::config::RoutingTransformerConfig;
 use crate::generate::{TextGenerator, TextReader};
 use crate::layers::Mode;
 use crate::lm::{RoutingTransformerLM, cross_entropy, cross_entropy_of_bytes};
 use crate::paper::PaperTransformer;
 use crate::picture_experiment::PictureSampler;
+use crate::subwords::SubwordGenerator;
+use crate::task::model_ids;
 use burn::module::Module;
 use burn::prelude::*;
-use datasets::Vocabulary;
+use datasets::{SubwordsT2t, Vocabulary};
 use pretrained::NamedTensors;
 use serde_json::Value;
 use std::path::Path;
-use trainer::{Conversion, Error, Generate, Pretrained, Result, Sample, Sampling};
+use trainer::{Conversion, Error, Generate, Predict, Pretrained, Result, Sample, Sampling};
 
 /// The file beside the weights that says which id is which token.
 pub const VOCAB_FILE: &str = "vocab.json";
 
+/// How the name of a sub-word vocabulary of Tensor2Tensor ends, and under which one it is saved.
+const SUBWORDS: &str = ".subwords";
+const SUBWORDS_FILE: &str = "vocab.subwords";
+
+/// Which id is which token.
+#[derive(Clone)]
+enum Spelled {
+    /// The model's id 0 is padding, and the token t of the vocabulary is its id t + 1.
+    Tokens(Vocabulary),
+    /// The ids are the model's; with the file's text.
+    Subwords(SubwordsT2t, String),
+}
+
 /// A trained model with the vocabulary it was trained on, where there is one.
 pub struct Folder {
     model: RoutingTransformerLM,
-    vocabulary: Option<Vocabulary>,
-    generator: Option<TextGenerator>,
+    vocabulary: Option<Spelled>,
+    generator: Option<Box<dyn Generate>>,
+    clusters: Option<Clusters<Spelled>>,
     sampler: Option<PictureSampler>,
     device: Device,
 }
@@ -33,16 +50,18 @@ impl Folder {
     /// Files that are missing or do not fit.
     pub fn open(dir: &Path, device: &Device) -> Result<Self> {
         let model = RoutingTransformerLM::from_pretrained(dir, device).map_err(Error::other)?;
-        let file = dir.join(VOCAB_FILE);
-        let vocabulary = file.exists().then(|| vocabulary(&file, &model));
+        let file = [VOCAB_FILE, SUBWORDS_FILE].map(|name| dir.join(name));
+        let file = file.into_iter().find(|file| file.exists());
+        let vocabulary = file.map(|file| spelled(&file, &model));
         Ok(Self::new(model, vocabulary.transpose()?, device))
     }
 
-    fn new(model: RoutingTransformerLM, vocabulary: Option<Vocabulary>, device: &Device) -> Self {
+    fn new(model: RoutingTransformerLM, vocabulary: Option<Spelled>, device: &Device) -> Self {
         Self {
             model,
             vocabulary,
             generator: None,
+            clusters: None,
             sampler: None,
             device: device.clone(),
         }
@@ -81,20 +100,55 @@ impl Folder {
         tensors.retain(|name, _| !from.ignore.iter().any(|rule| matches(rule, name)));
         let model = RoutingTransformerLM::from_tensors(&config, tensors, &from.checkpoint, device)
             .map_err(Error::other)?;
-        let vocabulary = from.vocab.as_ref().map(|file| vocabulary(file, &model));
+        let vocabulary = from.vocab.as_ref().map(|file| spelled(file, &model));
         Ok(Self::new(model, vocabulary.transpose()?, device))
     }
 }
 
-fn vocabulary(file: &Path, model: &RoutingTransformerLM) -> Result<Vocabulary> {
-    let vocabulary = Vocabulary::from_file(file).map_err(Error::other)?;
+fn spelled(file: &Path, model: &RoutingTransformerLM) -> Result<Spelled> {
     let ids = model.config().vocab().unwrap_or(0);
-    if vocabulary.len() >= ids {
-        let found = format!("{} tokens", vocabulary.len());
-        let expected = format!("fewer than the model's {ids} ids, of which 0 is padding");
-        return Err(Error::value(file.display().to_string(), found, expected));
+    let refuse = |len: usize, expected: String| {
+        let found = format!("{len} tokens");
+        Err(Error::value(file.display().to_string(), found, expected))
+    };
+    if file.to_string_lossy().ends_with(SUBWORDS) {
+        let text = std::fs::read_to_string(file).map_err(|e| {
+            let expected = "a sub-word vocabulary of Tensor2Tensor";
+            Error::value(file.display().to_string(), e, expected)
+        })?;
+        let name = file.display().to_string();
+        let vocabulary = SubwordsT2t::from_lines(&text, &name).map_err(Error::other)?;
+        return match vocabulary.len() > ids {
+            true => refuse(vocabulary.len(), format!("at most the model's {ids} ids")),
+            false => Ok(Spelled::Subwords(vocabulary, text)),
+        };
     }
-    Ok(vocabulary)
+    let vocabulary = Vocabulary::from_file(file).map_err(Error::other)?;
+    match vocabulary.len() >= ids {
+        true => refuse(
+            vocabulary.len(),
+            format!("fewer than the model's {ids} ids, of which 0 is padding"),
+        ),
+        false => Ok(Spelled::Tokens(vocabulary)),
+    }
+}
+
+impl Spelling for Spelled {
+    fn ids(&self, text: &str) -> Result<Vec<i32>> {
+        Ok(match self {
+            Self::Tokens(v) => model_ids(&v.encode_prompt(text).map_err(Error::other)?),
+            Self::Subwords(v, _) => v.encode(text).iter().map(|id| *id as i32).collect(),
+        })
+    }
+
+    fn token(&self, id: i32) -> Result<String> {
+        let id = id as u32;
+        match self {
+            Self::Tokens(v) if (id as usize) > v.len() => Ok("<mask>".to_owned()),
+            Self::Tokens(v) => v.decode(&[id - 1]).map_err(Error::other),
+            Self::Subwords(v, _) => v.decode(&[id]).map_err(Error::other),
+        }
+    }
 }
 
 fn matches(rule: &str, name: &str) -> bool {
@@ -119,7 +173,7 @@ impl Pretrained for Folder {
     ///
     /// Outputs: `logits` `[batch, length, vocab]`, `ce_loss` `[1]` (the authors' flavor, which foretells its input),
     /// `extra_loss` `[1]`, and for every routed layer `assignment.LAYER` `[batch, heads, length]`, the nearest centroid of
-    /// each position.
+    /// each position, and `members.LAYER` `[batch, heads, clusters, members]`, the positions of each cluster.
     fn forward(&mut self, inputs: NamedTensors) -> Result<NamedTensors> {
         let paper = matches!(self.model, RoutingTransformerLM::Paper(_));
         let (name, known): (&str, &[&str]) = match paper {
@@ -194,13 +248,7 @@ impl Pretrained for Folder {
                 model.forward(ids, mask, mode).map_err(Error::other)?
             }
         };
-        for record in &output.routed {
-            let [batch, heads, _, _] = record.similarity[0].dims();
-            let nearest: Vec<i64> = record.stats.nearest.iter().map(|z| i64::from(*z)).collect();
-            let length = nearest.len() / (batch * heads).max(1);
-            let nearest = TensorData::new(nearest, [batch, heads, length]);
-            out.insert(format!("assignment.{}", record.layer), nearest);
-        }
+        out.extend(tensors(&output));
         out.insert("logits".into(), output.logits.into_data());
         out.insert("extra_loss".into(), output.clustering_loss.into_data());
         Ok(out)
@@ -208,16 +256,19 @@ impl Pretrained for Folder {
 
     fn save(&self, dir: &Path) -> Result<()> {
         self.model.save_pretrained(dir).map_err(Error::other)?;
-        if let Some(vocabulary) = &self.vocabulary {
-            pretrained::write_atomic(&dir.join(VOCAB_FILE), vocabulary.to_json().as_bytes())?;
-        }
-        Ok(())
+        let (name, text) = match &self.vocabulary {
+            Some(Spelled::Tokens(v)) => (VOCAB_FILE, v.to_json()),
+            Some(Spelled::Subwords(_, text)) => (SUBWORDS_FILE, text.clone()),
+            None => return Ok(()),
+        };
+        Ok(pretrained::write_atomic(&dir.join(name), text.as_bytes())?)
     }
 
     fn describe(&self) -> Vec<(String, String)> {
         let config = self.model.config();
         let vocabulary = match &self.vocabulary {
-            Some(v) => format!("{} tokens", v.len()),
+            Some(Spelled::Tokens(v)) => format!("{} tokens", v.len()),
+            Some(Spelled::Subwords(v, _)) => format!("{} sub-words of Tensor2Tensor", v.len()),
             None => "none beside the weights: ids in, ids out".to_owned(),
         };
         [
@@ -244,8 +295,20 @@ impl Pretrained for Folder {
             }
         };
         let reader = TextReader::new(self.model.clone(), window, self.device.clone());
-        let generator = TextGenerator::new(reader, vocabulary);
-        Some(self.generator.insert(generator))
+        let generator: Box<dyn Generate> = match vocabulary {
+            Spelled::Tokens(vocabulary) => Box::new(TextGenerator::new(reader, vocabulary)),
+            Spelled::Subwords(vocabulary, _) => Box::new(SubwordGenerator { reader, vocabulary }),
+        };
+        Some(self.generator.insert(generator).as_mut())
+    }
+
+    fn predictor(&mut self) -> Option<&mut dyn Predict> {
+        let clusters = Clusters {
+            model: self.model.clone(),
+            spelling: self.vocabulary.clone(),
+            device: self.device.clone(),
+        };
+        Some(self.clusters.insert(clusters))
     }
     fn sampler(&mut self) -> Option<&mut dyn Sample> {
         let frame = self.model.config().frame()?;

@@ -4,7 +4,7 @@ use crate::stats::RoutingStats;
 use burn::module::Param;
 use burn::prelude::*;
 use core_attn::dropout::Dropout;
-use core_attn::routed::Members;
+use core_attn::routed::{Members, PrefixMembers};
 
 /// How a forward pass runs.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +53,8 @@ pub struct Routed {
     pub similarity: Vec<Tensor<4>>,
     /// Members among the queries, then among the keys; empty where a position's prefix decides.
     pub members: Vec<Members>,
+    /// The members that each position's prefix gives it, where that decides.
+    pub prefix: Option<std::sync::Arc<PrefixMembers>>,
 }
 
 /// One layer's tensors, handed to whoever watches a forward pass.

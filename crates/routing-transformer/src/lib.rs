@@ -55,6 +55,8 @@
 struct Readme;
 
 #[cfg(feature = "train")]
+mod assignments;
+#[cfg(feature = "train")]
 mod bench;
 mod config;
 mod error;
@@ -81,6 +83,8 @@ mod replay;
 mod spread;
 mod stats;
 mod stream;
+#[cfg(feature = "train")]
+mod subwords;
 #[cfg(feature = "train")]
 mod task;
 #[cfg(feature = "train")]

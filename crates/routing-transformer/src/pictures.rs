@@ -39,8 +39,41 @@ impl Pictures {
         }
     }
 
-    fn named(name: &str, _frame: Frame, _base: &Path) -> Result<Self> {
-        Err(Error::value("data.name", name, "`path`, a file of bytes"))
+    fn named(name: &str, frame: Frame, base: &Path) -> Result<Self> {
+        use datasets::images::{FASHION_MNIST, Images, NOTO_EMOJI, emoji, fashion_mnist};
+        let images: Images = match name {
+            NOTO_EMOJI => emoji(),
+            FASHION_MNIST => fashion_mnist(base).and_then(|i| {
+                // Smaller pictures stand in the middle of a black frame.
+                let (width, height) = (i.width.max(frame.width), i.height.max(frame.height));
+                i.padded(width, height, 0)
+            }),
+            _ => {
+                let expected =
+                    format!("{NOTO_EMOJI} or {FASHION_MNIST}, or `path` for a file of bytes");
+                return Err(Error::value("data.name", name, expected));
+            }
+        }
+        .map_err(Error::other)?;
+        let found = Frame {
+            height: images.height,
+            width: images.width,
+            channels: images.channels,
+        };
+        if found != frame {
+            let size = |f: Frame| format!("{} x {} x {}", f.height, f.width, f.channels);
+            let at = "model.frame_height x model.frame_width x model.num_channels";
+            let expected = format!("{}, the size of {}", size(found), images.name);
+            return Err(Error::value(at, size(frame), expected));
+        }
+        let bytes = |split: Vec<datasets::images::Image>| {
+            split.into_iter().map(|image| image.pixels).collect()
+        };
+        Ok(Self {
+            name: images.name,
+            frame,
+            splits: [images.train, images.valid, images.test].map(bytes),
+        })
     }
 
     fn from_file(path: &Path, split: SplitShares, frame: Frame) -> Result<Self> {

@@ -295,6 +295,9 @@ fn every_recipe_of_this_architecture_is_valid() {
         "paper-enwik8",
         "paper-pg19",
         "paper-wikitext-103",
+        "paper-cifar10",
+        "paper-imagenet64",
+        "emoji",
     ] {
         assert!(names.iter().any(|n| n == name), "{name} is missing");
     }
@@ -519,4 +522,142 @@ fn impossible_pictures_are_told() {
         message.to_string().contains("evaluation.pictures"),
         "{message}"
     );
+}
+
+#[test]
+fn clusters_are_exported_and_agree_with_the_forward_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, strict) in [(0, false), (1, false), (0, true), (1, true)] {
+        let mut model = if i == 0 { package() } else { paper() };
+        model["strict_causal_routing"] = strict.into();
+        let mut experiment = open(&recipe(model, json!({})));
+        train(&mut experiment, 0..2);
+        let folder = dir.path().join(format!("{i}-{strict}"));
+        experiment.export(&folder).unwrap();
+        let mut model = Folder::open(&folder, &Device::flex()).unwrap();
+        let predictor = model.predictor().unwrap();
+        let answer = predictor.predict(&json!({ "text": "abcabca" })).unwrap();
+        let ids: Vec<i64> = serde_json::from_value(answer["ids"].clone()).unwrap();
+        let tokens = answer["tokens"].as_array().unwrap();
+        let spelled: String = tokens.iter().filter_map(Value::as_str).collect();
+        assert_eq!(spelled, if i == 0 { "abcabca" } else { "abcabc" });
+        let layers = answer["layers"].as_array().unwrap();
+        assert_eq!(layers.len(), if i == 0 { 1 } else { 2 });
+        // The same by name: the authors' model is given what it foretells.
+        let (name, given) = match i {
+            0 => ("tokens", ids.clone()),
+            _ => ("targets", [&ids[1..], &[ids[1]]].concat()),
+        };
+        for layer in layers {
+            let index = layer["layer"].as_u64().unwrap();
+            for head in layer["heads"].as_array().unwrap() {
+                let clusters: Vec<Vec<usize>> =
+                    serde_json::from_value(head["clusters"].clone()).unwrap();
+                let nearest: Vec<i64> = serde_json::from_value(head["nearest"].clone()).unwrap();
+                assert_eq!((clusters.len(), nearest.len()), (7, 7));
+                assert!(clusters.iter().flatten().all(|c| *c < 4));
+                // The first position is alone with its past, so all clusters take it.
+                assert!(!strict || clusters[0] == [0, 1, 2, 3]);
+            }
+            assert!(index < 2);
+        }
+        let data = TensorData::new(given, [1, 7]);
+        let out = model.forward([(name.to_owned(), data)].into()).unwrap();
+        let layer = &layers[0];
+        let name = format!("assignment.{}", layer["layer"]);
+        let found: Vec<i64> = out[&name].iter::<i64>().take(7).collect();
+        let nearest: Vec<i64> =
+            serde_json::from_value(layer["heads"][0]["nearest"].clone()).unwrap();
+        assert_eq!(found, nearest);
+        assert_eq!(out.keys().any(|name| name.starts_with("members.")), !strict);
+        let predictor = model.predictor().unwrap();
+        assert!(predictor.predict(&json!({ "ids": ids })).is_ok());
+        for (bad, part) in [
+            (json!({ "txt": "a" }), "`text`"),
+            (json!({ "ids": [1.5] }), "whole numbers"),
+            (json!({ "ids": [] }), "empty"),
+            (json!({ "ids": [99] }), "token id"),
+            (json!({ "text": "zzz" }), "unknown token"),
+            (json!("a"), "`ids`"),
+        ] {
+            let message = predictor.predict(&bad).unwrap_err().to_string();
+            assert!(message.contains(part), "{part} is not in {message}");
+        }
+    }
+}
+
+#[test]
+fn released_sub_words_stand_beside_released_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lines = vec!["'<pad>'".to_owned(), "'<EOS>'".to_owned()];
+    lines.extend("\\_u;0123456789abcdefgh".chars().map(|c| format!("'{c}'")));
+    lines.push("'abc_'".into());
+    let vocab = dir.path().join("vocab.test.subwords");
+    std::fs::write(&vocab, lines.join("\n")).unwrap();
+    let mut config = paper();
+    config["vocab_size"] = lines.len().into();
+    let file = dir.path().join("config.json");
+    std::fs::write(&file, config.to_string()).unwrap();
+    let model = routing_transformer::RoutingTransformerConfig::from_file(&file)
+        .unwrap()
+        .init(core_attn::random::Key::new(1), &Device::flex())
+        .unwrap();
+    let checkpoint = dir.path().join("released.safetensors");
+    pretrained::write_safetensors(&checkpoint, &model.weights()).unwrap();
+    let from = Conversion {
+        checkpoint,
+        config: Some(file),
+        vocab: Some(vocab),
+        ..Conversion::default()
+    };
+    let converted = Folder::convert(&from, &Device::flex()).unwrap();
+    let folder = dir.path().join("model");
+    std::fs::create_dir(&folder).unwrap();
+    converted.save(&folder).unwrap();
+    let mut model = Folder::open(&folder, &Device::flex()).unwrap();
+    let facts = model.describe();
+    assert!(
+        facts
+            .iter()
+            .any(|(_, value)| value.contains("25 sub-words")),
+        "{facts:?}"
+    );
+    let options = Sampling {
+        length: 40,
+        ..Sampling::default()
+    };
+    let generator = model.generator().unwrap();
+    let mut shown = String::new();
+    let text = generator
+        .generate("abc de", &options, &mut |piece| shown.push_str(piece))
+        .unwrap();
+    assert_eq!(text, shown);
+    assert_eq!(
+        text,
+        generator.generate("abc de", &options, &mut |_| {}).unwrap()
+    );
+    let stop = Sampling {
+        stop: text.chars().nth(1).map(String::from),
+        ..options
+    };
+    let stopped = generator.generate("abc de", &stop, &mut |_| {}).unwrap();
+    assert!(text.starts_with(&stopped) && stopped.len() < text.len());
+    assert!(generator.generate("", &stop, &mut |_| {}).is_err());
+    let answer = model
+        .predictor()
+        .unwrap()
+        .predict(&json!({ "text": "abc de" }))
+        .unwrap();
+    assert_eq!(answer["tokens"].as_array().unwrap().len(), 4);
+    // More sub-words than the model has ids.
+    std::fs::write(
+        folder.join("vocab.subwords"),
+        lines.join("\n") + "\n'x'\n'y'\n",
+    )
+    .unwrap();
+    let message = Folder::open(&folder, &Device::flex())
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("27 tokens"), "{message}");
 }

@@ -135,6 +135,7 @@ pub(crate) fn route(
         stats,
         similarity,
         members,
+        prefix: prefix.map(std::sync::Arc::new),
     };
     Ok((out, loss, routed))
 }

@@ -183,6 +183,7 @@ pub(crate) fn route(
         stats,
         similarity: similarities,
         members,
+        prefix: prefix.map(std::sync::Arc::new),
     };
     Ok((out, loss, routed))
 }

@@ -266,6 +266,9 @@ impl PaperTransformer {
     pub fn shifted(tokens: Tensor<2, Int>) -> Tensor<2, Int> {
         let [batch, length] = tokens.dims();
         let front = Tensor::zeros([batch, 1], (&tokens.device(), tokens.dtype()));
+        if length < 2 {
+            return tokens.zeros_like();
+        }
         Tensor::cat(vec![front, tokens.narrow(1, 0, length - 1)], 1)
     }
 
