@@ -9,6 +9,7 @@ pub static ARCHITECTURES: &[&Architecture] = &[
     &compressive_transformer::ARCHITECTURE,
     &nystromformer::ARCHITECTURE,
     &bert::ARCHITECTURE,
+    &deebert::ARCHITECTURE,
     &routing_transformer::ARCHITECTURE,
 ];
 

@@ -2,8 +2,10 @@
 
 use crate::app::App;
 use crate::backend::Backend;
+use crate::fail::usage;
 use crate::{models, out, table};
 use anyhow::Context as _;
+use burn::tensor::TensorData;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -19,6 +21,14 @@ pub struct Args {
     /// Where the outputs go
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Let samples leave early, below this entropy in nats: one for all layers, or one for each, separated by commas
+    #[arg(
+        long,
+        value_name = "NATS",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    pub threshold: Vec<f32>,
     /// What the folder is
     #[command(flatten)]
     pub kind: models::Kind,
@@ -34,7 +44,13 @@ pub struct Args {
 pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
     let device = Backend::choose(args.backend, None)?.device(&app.command)?;
     let dir = models::place(&args.model, app)?;
-    let inputs = pretrained::read_tensors(&args.inputs)?;
+    let mut inputs = pretrained::read_tensors(&args.inputs)?;
+    let early = !args.threshold.is_empty();
+    if early {
+        let count = args.threshold.len();
+        let data = TensorData::new(args.threshold.clone(), [count]);
+        inputs.insert("thresholds".to_owned(), data);
+    }
     let mut model = models::load(&dir, &args.kind, &device)?;
     let outputs = model.forward(inputs).with_context(|| {
         format!(
@@ -43,6 +59,12 @@ pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
             args.inputs.display()
         )
     })?;
+    if early && !outputs.contains_key("exit_layer") {
+        return Err(usage(format!(
+            "{} has no early exits; leave out --threshold",
+            args.model.display()
+        )));
+    }
     pretrained::write_safetensors(&args.out, &outputs)?;
     let shapes = outputs
         .iter()
