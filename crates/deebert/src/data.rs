@@ -11,19 +11,12 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use trainer::{Error, Recipe, Result};
 
-/// What is classified: a data set by its `name`, or a GLUE `task` with the `path` of its folder.
+/// What is classified, and how its texts become tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// An embedded or imported data set of labelled texts, for example "sotu-era4".
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// A GLUE task, such as "sst-2".
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub task: Option<String>,
-    /// The folder with the task's files, relative to the recipe.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
+    /// Labelled texts: a data set by its `name`, for example "sotu-era4", or a GLUE `task` with the `path` of its folder.
+    pub labelled: LabelledSpec,
     /// A folder or file with `tokenizer.json` or `vocab.txt`, relative to the recipe; absent: that of `training.from`, else a
     /// vocabulary is made from the training split.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,9 +32,7 @@ pub struct DataConfig {
 impl Default for DataConfig {
     fn default() -> Self {
         Self {
-            name: None,
-            task: None,
-            path: None,
+            labelled: LabelledSpec::default(),
             tokenizer: None,
             vocab_size: 2000,
             lowercase: true,
@@ -81,12 +72,7 @@ impl Texts {
         from: Option<&Path>,
         variant: Variant,
     ) -> Result<Self> {
-        let spec = LabelledSpec {
-            name: data.name.clone(),
-            task: data.task.clone(),
-            path: data.path.clone(),
-        };
-        let read = labelled::load(&spec, recipe.base_dir()).map_err(Error::other)?;
+        let read = labelled::load(&data.labelled, recipe.base_dir()).map_err(Error::other)?;
         let text = |e: &Example| [Some(e.text_a.clone()), e.text_b.clone()];
         let all = || read.train.iter().flat_map(text).flatten();
         let tokenizer = tokenizer(recipe, data, from, || all().collect::<Vec<_>>().join("\n"))?;
@@ -197,7 +183,7 @@ fn tokenizer(
                 _ => BertTokenizer::from_folder(&path),
             }
         }
-        (None, Some(from)) => BertTokenizer::from_folder(from),
+        (None, Some(from)) => BertTokenizer::from_folder(pretrained::model_folder(from)?),
         (None, None) => train_vocabulary(&text(), data.vocab_size, options)
             .and_then(|vocab| BertTokenizer::from_vocab(&vocab, options, &recipe.file)),
     };

@@ -6,10 +6,11 @@ use crate::exits::Thresholds;
 use crate::folder::answer;
 use crate::model::DeeBertForSequenceClassification;
 use crate::ramp::OffRamps;
-use crate::recipe::{EvaluationConfig, Part, StagePlan, TrainingConfig, exits_of, model_section};
+use crate::recipe::{EvaluationConfig, Part, StagePlan, TrainingConfig, model_section};
 use crate::schedule::{joint_loss, stage2_loss};
+use crate::start::start;
 use crate::weights::open_checkpoint;
-use bert::{LoadReport, Mode, ProblemType};
+use bert::{LoadReport, Mode};
 use burn::module::Module;
 use burn::prelude::*;
 use core_attn::random::Key;
@@ -63,72 +64,17 @@ impl DeeBertExperiment {
     /// # Errors
     /// Anything in the recipe or the data that cannot be; the message names the place.
     pub fn open(recipe: &Recipe, device: &Device) -> Result<Self> {
-        let (mut config, vocab_given) = model_section(recipe)?;
+        let config = model_section(recipe)?;
         let data: DataConfig = recipe.section("data")?;
         let training = TrainingConfig::read(recipe)?;
         let evaluation: EvaluationConfig = recipe.section("evaluation")?;
         let device = device.clone().without_autodiff();
-        let key = Key::new(recipe.seed).site("init");
-        let from = training.from.as_ref().map(|dir| recipe.path(dir));
-        // What a wrong recipe costs should not be the reading of a checkpoint: the layers are checked again below.
-        if from.is_none() {
+        if training.from.is_none() {
+            // What a wrong recipe costs should not be the reading of its data: the layers are checked again below.
             evaluation.validate(config.layers())?;
             training.plan(1, config.layers())?;
         }
-        let mut checkpoint = match &from {
-            Some(dir) => Some(open_checkpoint(dir)?),
-            None => None,
-        };
-        let bert = checkpoint.as_ref().map_or(&config.bert, |cp| &cp.config);
-        let variant = bert.variant()?;
-        let texts = Texts::load(recipe, &data, from.as_deref(), variant)?;
-        let own = match &mut checkpoint {
-            Some(checkpoint) => &mut checkpoint.config,
-            None => &mut config.bert,
-        };
-        *own = match &texts.classes {
-            Some(names) => own.clone().with_label_names(names),
-            None => own.clone().with_label_names(&["score"]),
-        };
-        own.problem_type = texts.classes.is_none().then_some(ProblemType::Regression);
-        if from.is_none() && !vocab_given {
-            own.vocab_size = texts.tokenizer.vocab_size();
-            own.pad_token_id = Some(texts.tokenizer.special().pad as usize);
-        }
-        let trained = device.clone().autodiff();
-        let exits = exits_of(&config.deebert);
-        let (model, report) = match checkpoint {
-            Some(mut checkpoint) => {
-                checkpoint.config.extra.shift_remove(crate::EXIT_KEY);
-                let (model, report) =
-                    DeeBertForSequenceClassification::from_checkpoint(checkpoint, key, &trained)?;
-                (model.with_exits(exits)?, report)
-            }
-            None => (config.init(key, &trained)?, LoadReport::default()),
-        };
-        let place = if from.is_some() {
-            "the model's config"
-        } else {
-            "model"
-        };
-        let (ids, rows) = (texts.tokenizer.vocab_size(), model.config().bert.vocab_size);
-        if rows < ids {
-            let expected = format!("at least the tokenizer's {ids} entries");
-            return Err(Error::value(format!("{place}.vocab_size"), rows, expected));
-        }
-        let offset = match model.bert.embeddings.positions {
-            bert::PositionRule::Slots { offset } => offset,
-            bert::PositionRule::RealTokens { pad } => pad + 1,
-        };
-        let most = model
-            .config()
-            .bert
-            .max_position_embeddings
-            .saturating_sub(offset);
-        if data.max_length > most {
-            let expected = format!("at most {most}, the positions of {place}");
-            return Err(Error::value("data.max_length", data.max_length, expected));
-        }
+        let (model, texts, report) = start(recipe, config, &data, &training, &device)?;
         evaluation.validate(model.layers())?;
         let plans = training.plan(texts.split(Split::Train).len(), model.layers())?;
         let first = &plans[0];

@@ -2,10 +2,11 @@
 
 use crate::exits::{ExitRecord, ExitRule, InferOptions, Thresholds};
 use crate::model::DeeBertForSequenceClassification;
+use crate::start::longest;
 use crate::weights::{HIGHWAY, checkpoint_of};
 use bert::{
-    Answering, BertTokenizer, CONFIG_FILE, EncoderInput, Form, LoadReport, Mode, PositionRule,
-    Scores, TOKENIZER_FILE, VOCAB_FILE, tokenizer_files,
+    Answering, BertTokenizer, CONFIG_FILE, EncoderInput, Form, LoadReport, Mode, Scores,
+    TOKENIZER_FILE, VOCAB_FILE, tokenizer_files,
 };
 use burn::module::Module;
 use burn::prelude::*;
@@ -236,10 +237,6 @@ pub(crate) fn answer(
     input: &Value,
 ) -> Result<Value> {
     let config = model.config();
-    let offset = match model.bert.embeddings.positions {
-        PositionRule::Slots { offset } => offset,
-        PositionRule::RealTokens { pad } => pad + 1,
-    };
     let rule = match (config.check_entropy(), input.get("threshold")) {
         (Err(error), Some(_)) => return Err(error.into()),
         (Err(_), None) => ExitRule::Layer(model.layers()),
@@ -261,7 +258,7 @@ pub(crate) fn answer(
     let answering = Answering {
         tokenizer,
         form: Form::Classes,
-        longest: config.bert.max_position_embeddings.saturating_sub(offset),
+        longest: longest(model),
         segments: config.bert.type_vocab_size,
         labels: config.bert.label_names(),
         problem: config.bert.problem_type,
@@ -271,7 +268,10 @@ pub(crate) fn answer(
         let logits: Vec<f32> = records.iter().flat_map(|r| r.logits.clone()).collect();
         let shape = [1, logits.len()];
         left = records.into_iter().next();
-        Ok(Scores::Classes(Tensor::from_data(TensorData::new(logits, shape), &device)))
+        Ok(Scores::Classes(Tensor::from_data(
+            TensorData::new(logits, shape),
+            &device,
+        )))
     })?;
     if let Some(ExitRecord {
         layer, entropies, ..

@@ -83,6 +83,8 @@ mod recipe;
 #[cfg(feature = "train")]
 mod replay;
 mod schedule;
+#[cfg(feature = "train")]
+mod start;
 mod weights;
 
 /// Runs the snippet of the README.

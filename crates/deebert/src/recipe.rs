@@ -1,6 +1,6 @@
 //! The recipe's sections `training` and `evaluation`; `model` is [`DeeBertConfig`], `data` is [`bert::BertData`].
 
-use crate::config::{DeeBertConfig, ExitConfig};
+use crate::config::DeeBertConfig;
 use crate::schedule::{ExitSchedule, JointWeights};
 use bert::BertConfig;
 use schemars::JsonSchema;
@@ -21,7 +21,8 @@ pub struct TrainingConfig {
     /// Whether the encoder drops out in stage 2, as published. Without that each layer's vectors are computed once and kept, and
     /// the off-ramps train in seconds.
     pub stage2_encoder_dropout: bool,
-    /// A model folder to start from, relative to the recipe; absent: random weights.
+    /// A model to start from: a folder, relative to the recipe; the name of one that was imported, such as "minilm"; or, with the
+    /// feature `hub`, a published model's name. Absent: random weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// Updates of the first stage; absent: `epochs` over the data.
@@ -293,11 +294,11 @@ impl EvaluationConfig {
     }
 }
 
-/// The recipe's section `model`, where an unknown key is an error, and whether it says how many token ids there are.
+/// The recipe's section `model`, where an unknown key is an error.
 ///
 /// # Errors
 /// A key that is unknown, or a value the model cannot have.
-pub(crate) fn model_section(recipe: &Recipe) -> Result<(DeeBertConfig, bool)> {
+pub(crate) fn model_section(recipe: &Recipe) -> Result<DeeBertConfig> {
     let config: DeeBertConfig = recipe.section("model")?;
     if let Some(key) = config.bert.extra.keys().next() {
         let schema = serde_json::to_value(BertConfig::default()).map_err(Error::other)?;
@@ -317,13 +318,5 @@ pub(crate) fn model_section(recipe: &Recipe) -> Result<(DeeBertConfig, bool)> {
         ));
     }
     config.validate()?;
-    Ok((config, recipe.model.get("vocab_size").is_some()))
-}
-
-/// The exits of a model that is loaded, under what the recipe asks for.
-pub(crate) fn exits_of(recipe: &ExitConfig) -> ExitConfig {
-    ExitConfig {
-        thresholds: None,
-        ..recipe.clone()
-    }
+    Ok(config)
 }

@@ -34,7 +34,7 @@ fn recipe(dir: &Path, training: Value) -> Recipe {
         "architecture": "deebert", "seed": 3,
         "model": { "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24,
             "max_position_embeddings": 16, "initializer_range": 0.1, "deebert": { "off_ramp_pooling": "mean" } },
-        "data": { "task": "sst-2", "path": ".", "vocab_size": 80, "max_length": 16 },
+        "data": { "labelled": { "task": "sst-2", "path": "." }, "vocab_size": 80, "max_length": 16 },
         "training": all,
         "evaluation": { "batch_size": 7, "tolerance": 0.0, "timed_samples": 2, "thresholds": [0.0, 0.3, 0.7] }
     });
@@ -226,6 +226,7 @@ fn exits_are_learned_and_the_folder_answers() {
 
     // A model that is fine-tuned already goes to stage 2 at once.
     let mut recipe = recipe.clone();
+    recipe.model = json!({ "hidden_dropout_prob": 0.0, "deebert": { "off_ramp_pooling": "mean" } });
     recipe.training["from"] = "model".into();
     recipe.training["fine_tune"] = false.into();
     let mut third = open(&recipe);
@@ -233,6 +234,7 @@ fn exits_are_learned_and_the_folder_answers() {
     run(&mut third, 0..60);
     let again = third.evaluate(Split::Test, cx).unwrap();
     assert_eq!(again.get("acc"), found.get("acc"));
+    assert_eq!(third.model().config().bert.hidden_dropout_prob, 0.0);
     assert!(again.get("exit_1").unwrap() > 0.95, "{again:?}");
 }
 
@@ -320,7 +322,7 @@ fn a_regression_has_exits_and_no_thresholds() {
         std::fs::write(dir.path().join(format!("{name}.jsonl")), rows(n)).unwrap();
         std::fs::remove_file(dir.path().join(format!("{name}.tsv"))).unwrap();
     }
-    recipe.data["task"] = "sts-b".into();
+    recipe.data["labelled"]["task"] = "sts-b".into();
     let mut experiment = open(&recipe);
     run(&mut experiment, 0..12);
     let found = experiment
@@ -377,10 +379,16 @@ fn what_is_wrong_in_a_recipe_is_named() {
     );
     fails(&|r| r.model["vocab_size"] = 20.into(), "model.vocab_size");
     fails(&|r| r.data["max_length"] = 17.into(), "data.max_length");
-    fails(&|r| r.data["task"] = "sst".into(), "one of cola, sst-2");
-    fails(&|r| r.data["path"] = "nowhere".into(), "train.tsv");
     fails(
-        &|r| r.data = json!({ "name": "no-such-data" }),
+        &|r| r.data["labelled"]["task"] = "sst".into(),
+        "one of cola, sst-2",
+    );
+    fails(
+        &|r| r.data["labelled"]["path"] = "nowhere".into(),
+        "train.tsv",
+    );
+    fails(
+        &|r| r.data = json!({ "labelled": { "name": "no-such-data" } }),
         "no-such-data",
     );
     fails(
@@ -402,6 +410,13 @@ fn what_is_wrong_in_a_recipe_is_named() {
         "training.off_ramps.epochs",
     );
     fails(&|r| r.training["from"] = "nowhere".into(), "nowhere");
+    let own = dir.path().join("own");
+    std::fs::create_dir(&own).unwrap();
+    open(&base).export(&own).unwrap();
+    fails(
+        &|r| r.training["from"] = "own".into(),
+        "given beside training.from",
+    );
     fails(&|r| r.training["stepz"] = 3.into(), "stepz");
     fails(
         &|r| r.evaluation["batch_size"] = 0.into(),
