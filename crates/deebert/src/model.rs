@@ -255,5 +255,16 @@ impl Weights for DeeBertForSequenceClassification {
             ramp.bind(b, &format!("{prefix}encoder.highway.{i}"));
         }
         self.classifier.classifier.bind(b, "classifier");
+        if variant == Variant::Roberta {
+            // Hugging Face's classifier is the same two maps under names of its own, so Python reads these files too.
+            for part in ["weight", "bias"] {
+                let pooler = format!("{prefix}pooler.dense.{part}");
+                b.alias(&format!("classifier.dense.{part}"), &pooler);
+                b.alias(
+                    &format!("classifier.out_proj.{part}"),
+                    &format!("classifier.{part}"),
+                );
+            }
+        }
     }
 }

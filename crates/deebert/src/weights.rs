@@ -89,7 +89,7 @@ impl DeeBertForSequenceClassification {
     ) -> Result<(Self, LoadReport)> {
         let variant = checkpoint.config.variant()?;
         if variant == Variant::Roberta {
-            checkpoint.tensors = with_one_map(checkpoint.tensors);
+            without_other_pooler(&mut checkpoint.tensors);
         }
         let complete = checkpoint.tensors.keys().any(|n| n.contains(HIGHWAY));
         let last = checkpoint.config.num_hidden_layers.saturating_sub(1);
@@ -125,8 +125,8 @@ impl DeeBertForSequenceClassification {
 
     /// Writes `config.json` and `model.safetensors` under the published names.
     ///
-    /// Python's transformers loads the folder of a BERT as the plain classifier, with the final classifier's scores. It has no class
-    /// for RoBERTa's: there the published code's classifier is a single map of the pooled vector.
+    /// Python's transformers loads the folder as the plain classifier, with the final classifier's scores. RoBERTa's pooler and
+    /// classifier are written under Hugging Face's names as well, which are others.
     ///
     /// # Errors
     /// A folder or file that cannot be written.
@@ -138,11 +138,7 @@ impl DeeBertForSequenceClassification {
             source,
         })?;
         let mut config = self.config().clone();
-        let class = match config.bert.variant()? {
-            Variant::Bert => "BertForSequenceClassification",
-            Variant::Roberta => "DeeRobertaForSequenceClassification",
-        };
-        config.bert.architectures = Some(vec![class.to_owned()]);
+        config.bert.architectures = Some(vec![class_name::<Self>(&config.bert)]);
         for key in ["dtype", "torch_dtype"] {
             // The weights are written as f32, whatever they were read as.
             if let Some(value) = config.bert.extra.get_mut(key) {
@@ -158,27 +154,14 @@ impl DeeBertForSequenceClassification {
     }
 }
 
-/// `classifier.dense` and `classifier.out_proj` as pooler and classifier: both are tanh of a map of the first token, then a map.
-fn with_one_map(tensors: NamedTensors) -> NamedTensors {
-    if !tensors
-        .keys()
-        .any(|n| n.ends_with("classifier.out_proj.weight") && !n.contains(HIGHWAY))
-    {
-        return tensors;
+/// Drops a pooler beside Hugging Face's classifier, whose own first map takes the pooler's place: it was not trained with it.
+fn without_other_pooler(tensors: &mut NamedTensors) {
+    let has = |end: &str| {
+        tensors
+            .keys()
+            .any(|n| n.ends_with(end) && !n.contains(HIGHWAY))
+    };
+    if has("classifier.out_proj.weight") && !has("classifier.weight") {
+        tensors.retain(|name, _| !name.contains("pooler.dense.") || name.contains(HIGHWAY));
     }
-    let renamed = tensors.into_iter().filter_map(|(name, data)| {
-        let bare = name.strip_prefix("module.").unwrap_or(&name);
-        let name = match bare.strip_prefix("classifier.") {
-            Some(rest) if rest.starts_with("dense.") => format!("roberta.pooler.{rest}"),
-            Some(rest) => match rest.strip_prefix("out_proj.") {
-                Some(rest) => format!("classifier.{rest}"),
-                None => name,
-            },
-            // A pooler beside this head is not what it was trained with.
-            None if bare.contains("pooler.dense.") && !bare.contains(HIGHWAY) => return None,
-            None => name,
-        };
-        Some((name, data))
-    });
-    renamed.collect()
 }
