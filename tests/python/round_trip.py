@@ -323,7 +323,7 @@ def make_texts(root):
         else:
             size = byte_level(target)
             tokenizer = transformers.RobertaTokenizer(vocab=str(target / "vocab.json"), merges=str(target / "merges.txt"))
-            mask = {"content": "<mask>", "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            mask = {"__type": "AddedToken", "content": "<mask>", "lstrip": False, "rstrip": False, "normalized": False, "special": True}
             settings = {"tokenizer_class": "RobertaTokenizer", "mask_token": mask}
         if name.endswith("json"):
             for file in target.iterdir():

@@ -36,6 +36,8 @@ pub enum Form {
 }
 
 /// What a model says about one input, in the shapes of a batch of one (of the choices, for multiple choice).
+// One value an answer: its size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub enum Scores {
     /// `[1, hidden]`.
