@@ -122,6 +122,9 @@ impl Experiment for PreTrainedTuning {
         let mut all = self.second.summary();
         let texts = self.first.summary().into_iter().take(1);
         all.extend(texts.map(|(_, text)| ("pre-trained on".to_owned(), text)));
+        // The report sets only the task's anchors beside its result.
+        let anchors = self.first.references().into_iter();
+        all.extend(anchors.map(|r| (r.name, format!("{} {:.3}", r.metric, r.value))));
         all
     }
 
