@@ -122,7 +122,8 @@ fn what_cannot_be_done_with_a_folder_is_said() {
     fails(&forward(&["--threshold", "0.1,0.2"]), "a list of 2");
     fails(&forward(&["--threshold", "NaN"]), "NaN");
     fails(&forward(&["--threshold", "much"]), "--threshold");
-    fails(&["predict", "model"], "tokenizer");
+    fs::write(dir.join("texts.json"), "\"a text\"").expect("written");
+    fails(&["predict", "model", "--input", "texts.json"], "tokenizer");
     // Without off-ramps it is an ordinary classifier, which has no exits.
     let file = dir.join("model/model.safetensors");
     let mut plain = read_tensors(&file).expect("weights");

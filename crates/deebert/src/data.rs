@@ -5,7 +5,7 @@ use bert::{
     train_vocabulary,
 };
 use datasets::glue::{Example, Label, Task};
-use datasets::labelled::{self, LabelledSpec};
+use datasets::labelled::{Labelled, LabelledSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -62,17 +62,17 @@ pub(crate) struct Texts {
 }
 
 impl Texts {
-    /// Reads the data; `variant` is that of the model, since the published RoBERTa swaps two of MNLI's classes.
+    /// Tokenises the data; `variant` is that of the model, since the published RoBERTa swaps two of MNLI's classes.
     ///
     /// # Errors
-    /// Data or a tokenizer that is missing, does not fit, or is wrong in itself.
-    pub fn load(
+    /// A tokenizer that is missing or does not fit, and a split without texts.
+    pub fn new(
         recipe: &Recipe,
         data: &DataConfig,
+        read: Labelled,
         from: Option<&Path>,
         variant: Variant,
     ) -> Result<Self> {
-        let read = labelled::load(&data.labelled, recipe.base_dir()).map_err(Error::other)?;
         let text = |e: &Example| [Some(e.text_a.clone()), e.text_b.clone()];
         let all = || read.train.iter().flat_map(text).flatten();
         let tokenizer = tokenizer(recipe, data, from, || all().collect::<Vec<_>>().join("\n"))?;

@@ -2,7 +2,7 @@
 
 use crate::curve::{ExitCurve, ExitPoint, ExitTable};
 use crate::exits::{ExitRule, InferOptions, Thresholds};
-use crate::experiment::{DeeBertExperiment, by_length, host_loss};
+use crate::experiment::{DeeBertExperiment, by_length};
 use crate::model::DeeBertForSequenceClassification;
 use bert::Mode;
 use burn::prelude::*;
@@ -271,4 +271,15 @@ impl DeeBertExperiment {
         }
         Ok(())
     }
+}
+
+/// The loss of one sample at one exit, in nats for classes and squared units for numbers, on the host.
+fn host_loss(logits: &[f32], label: f64, classes: bool) -> f64 {
+    if !classes {
+        return (f64::from(logits[0]) - label).powi(2);
+    }
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|z| f64::from(z - top).exp()).sum();
+    let own = logits.get(label as usize).copied().unwrap_or(f32::NAN);
+    sum.ln() - f64::from(own - top)
 }

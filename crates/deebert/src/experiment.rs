@@ -513,14 +513,3 @@ impl Predict for DeeBertExperiment {
         answer(&self.model(), &self.texts.tokenizer, input)
     }
 }
-
-/// The mean loss of one exit, in nats for classes and squared units for numbers, on the host.
-pub(crate) fn host_loss(logits: &[f32], label: f64, classes: bool) -> f64 {
-    if !classes {
-        return (f64::from(logits[0]) - label).powi(2);
-    }
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|z| f64::from(z - top).exp()).sum();
-    let own = logits.get(label as usize).copied().unwrap_or(f32::NAN);
-    sum.ln() - f64::from(own - top)
-}

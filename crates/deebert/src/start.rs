@@ -8,6 +8,7 @@ use crate::weights::open_checkpoint;
 use bert::{BertConfig, Checkpoint, LoadReport, PositionRule, ProblemType};
 use burn::prelude::*;
 use core_attn::random::Key;
+use datasets::labelled;
 use std::path::{Path, PathBuf};
 use trainer::{Error, Recipe, Result};
 
@@ -46,20 +47,21 @@ pub(crate) fn start(
 ) -> Result<(DeeBertForSequenceClassification, Texts, LoadReport)> {
     let key = Key::new(recipe.seed).site("init");
     let device = device.clone().autodiff();
+    let read = labelled::load(&data.labelled, recipe.base_dir()).map_err(Error::other)?;
     let (model, texts, report) = match &training.from {
         Some(from) => {
             let dir = start_folder(recipe, from)?;
             let mut checkpoint = open_checkpoint(&dir)?;
             take_over(recipe, &config.bert, &mut checkpoint)?;
             let variant = checkpoint.config.variant()?;
-            let texts = Texts::load(recipe, data, Some(&dir), variant)?;
+            let texts = Texts::new(recipe, data, read, Some(&dir), variant)?;
             checkpoint.config = for_classes(checkpoint.config, &texts);
             let (model, report) =
                 DeeBertForSequenceClassification::from_checkpoint(checkpoint, key, &device)?;
             (model.with_exits(config.deebert)?, texts, report)
         }
         None => {
-            let texts = Texts::load(recipe, data, None, config.bert.variant()?)?;
+            let texts = Texts::new(recipe, data, read, None, config.bert.variant()?)?;
             config.bert = for_classes(config.bert, &texts);
             if recipe.model.get("vocab_size").is_none() {
                 config.bert.vocab_size = texts.tokenizer.vocab_size();
