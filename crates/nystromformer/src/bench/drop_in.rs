@@ -1,12 +1,14 @@
-//! A BERT trained with full attention, its attention replaced by landmarks, and trained a little further.
+//! Encoders trained with full attention, their attention replaced by landmarks, and trained a little further: a BERT, and the
+//! same with a convolution beside its attention, as the published checkpoints are.
 
+use crate::config::NystromformerConfig;
 use crate::heads::NystromformerForMaskedLm;
 use crate::layout::Checkpoint;
 use crate::tasks::{Blocks, TextIds, hidden_scores, number};
 use crate::weights::from_tensors;
 use bert::{
     BertConfig, BertForMaskedLm, BertTokenizer, EncoderCall, IGNORED, Mode, TokenizerOptions,
-    cross_entropy, saved_tensors, train_vocabulary,
+    cross_entropy, saved_tensors, select_rows, train_vocabulary,
 };
 use burn::module::Module;
 use burn::prelude::*;
@@ -121,14 +123,58 @@ fn schedule(warmup: u64, steps: u64) -> Schedule {
     }
 }
 
-/// The model with full attention.
-fn full(
+/// Trains a model from scratch on the text.
+fn trained<M: Module>(
+    data: &Data,
+    model: M,
+    steps: u64,
+    cx: &mut Context,
+    loss: impl Fn(&M, &Blocks) -> bert::Result<Tensor<1>>,
+) -> Result<M> {
+    let warmup = steps / 20 + 1;
+    let mut learner = Learner::new(
+        model,
+        &optimizer(2e-3),
+        &schedule(warmup, steps.max(warmup)),
+        Some(1.0),
+        None,
+    )?;
+    for step in 0..steps {
+        if cx.cancelled() {
+            return Err(Error::cancelled());
+        }
+        let blocks = data.batch("full", step)?;
+        learner.step(step + 1, vec![blocks], |model, blocks| {
+            Ok((loss(model, &blocks).map_err(Error::other)?, ()))
+        })?;
+        cx.progress(step + 1, steps, "a model with full attention");
+    }
+    Ok(learner.into_model().valid())
+}
+
+fn own_loss(model: &NystromformerForMaskedLm, blocks: &Blocks) -> bert::Result<Tensor<1>> {
+    let hidden = model
+        .nystromformer
+        .forward(&blocks.input, Mode::evaluation())?;
+    model.loss(hidden, &blocks.labels)
+}
+
+/// A trained model in Hugging Face's layout, and how it does by itself.
+struct Source {
+    name: &'static str,
+    checkpoint: Checkpoint,
+    before: Judged,
+    /// What the conversion may change besides the attention.
+    filters: Vec<Option<usize>>,
+}
+
+fn bert_source(
     data: &Data,
     tokenizer: &BertTokenizer,
     steps: u64,
     device: &Device,
     cx: &mut Context,
-) -> Result<BertForMaskedLm> {
+) -> Result<Source> {
     let config = BertConfig {
         vocab_size: tokenizer.vocab_size(),
         hidden_size: WIDTH,
@@ -143,31 +189,70 @@ fn full(
     };
     let model = BertForMaskedLm::new(&config, data.key.site("init"), &device.clone().autodiff());
     let model = model.map_err(Error::other)?;
-    let mut learner = Learner::new(
-        model,
-        &optimizer(2e-3),
-        &schedule(steps / 20 + 1, steps),
-        Some(1.0),
-        None,
-    )?;
-    for step in 0..steps {
-        if cx.cancelled() {
-            return Err(Error::cancelled());
-        }
-        let blocks = data.batch("full", step)?;
-        learner.step(step + 1, vec![blocks], |model, blocks| {
-            let call = EncoderCall::new(Mode::evaluation());
-            let body = model.bert.forward(&blocks.input, &call);
-            let body = body.map_err(Error::other)?;
-            let loss = model.loss(&body, &blocks.labels).map_err(Error::other)?;
-            Ok((loss, ()))
-        })?;
-        cx.progress(step + 1, steps, "a model with full attention");
-    }
-    Ok(learner.into_model())
+    let model = trained(data, model, steps, cx, |model, blocks| {
+        let call = EncoderCall::default();
+        let body = model.bert.forward(&blocks.input, &call)?;
+        model.loss(&body, &blocks.labels)
+    })?;
+    let before = judge(data, |blocks| {
+        let (scores, _) = model
+            .forward(&blocks.input, &EncoderCall::default())
+            .map_err(Error::other)?;
+        let [batch, length, vocab] = scores.dims();
+        let places: Vec<usize> = (0..blocks.labels.len())
+            .filter(|&i| blocks.labels[i] != IGNORED)
+            .collect();
+        let words = places.iter().map(|&i| blocks.labels[i]).collect();
+        let rows = scores.reshape([batch * length, vocab]);
+        Ok((select_rows(rows, &places), words))
+    })?;
+    let config = serde_json::to_value(model.bert.config()).map_err(Error::other)?;
+    let file = "the trained BERT".as_ref();
+    let checkpoint = Checkpoint::new(config, saved_tensors(&model), file, file);
+    Ok(Source {
+        name: "BERT",
+        checkpoint: checkpoint.map_err(Error::other)?,
+        before,
+        filters: vec![None, Some(FILTER)],
+    })
 }
 
-/// What the conversion changes: the number of landmarks, and the convolution, which begins at zero.
+fn own_source(
+    data: &Data,
+    tokenizer: &BertTokenizer,
+    steps: u64,
+    device: &Device,
+    cx: &mut Context,
+) -> Result<Source> {
+    let config = NystromformerConfig {
+        vocab_size: tokenizer.vocab_size(),
+        hidden_size: WIDTH,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        intermediate_size: 2 * WIDTH,
+        max_position_embeddings: LENGTH,
+        hidden_dropout_prob: 0.0,
+        initializer_range: 0.05,
+        conv_kernel_size: Some(FILTER),
+        pad_token_id: Some(tokenizer.special().pad as usize),
+        ..NystromformerConfig::default()
+    };
+    let model = config.init(data.key.site("init"), &device.clone().autodiff());
+    let model = trained(data, model.map_err(Error::other)?, steps, cx, own_loss)?;
+    Ok(Source {
+        name: "encoder with convolution",
+        before: judge(data, |blocks| hidden_scores(&model, blocks))?,
+        checkpoint: Checkpoint {
+            config,
+            tensors: pretrained::collect_weights(&model),
+            left_aside: vec![],
+            file: "the trained encoder".into(),
+        },
+        filters: vec![Some(FILTER)],
+    })
+}
+
+/// What the conversion changes: the number of landmarks, and the convolution, which begins at zero where there is none.
 fn landmarks(count: usize, filter: Option<usize>) -> Map<String, Value> {
     let keys = json!({
         "landmark_policy": "uneven", "num_landmarks": count, "conv_kernel_size": filter,
@@ -176,123 +261,133 @@ fn landmarks(count: usize, filter: Option<usize>) -> Map<String, Value> {
     keys.as_object().cloned().unwrap_or_default()
 }
 
-/// The losses and agreements before and after, as a table and as curves over the updates that follow.
+impl Source {
+    fn converted(
+        &self,
+        keys: Option<Map<String, Value>>,
+        device: &Device,
+    ) -> Result<NystromformerForMaskedLm> {
+        let mut found = self.checkpoint.clone();
+        if let Some(keys) = keys {
+            found.change(&keys).map_err(Error::other)?;
+        }
+        let (key, file) = (Key::new(0), found.file);
+        from_tensors(&found.config, found.tensors, &file, false, key, device)
+            .map(|(model, _)| model)
+            .map_err(Error::other)
+    }
+
+    /// The losses and agreements before and after, as a table and as curves over the updates that follow.
+    fn study(
+        &self,
+        data: &Data,
+        [steps, more, every]: [u64; 3],
+        device: &Device,
+        cx: &mut Context,
+    ) -> Result<[Figure; 2]> {
+        let name = self.name;
+        let mut rows = vec![];
+        let mut row = |what: String, found: &Judged| {
+            let same = agreement(&self.before, found);
+            rows.push(vec![
+                what,
+                format!("{:.4}", found.loss),
+                format!("{:.4}", found.accuracy),
+                format!("{same:.3}"),
+            ]);
+        };
+        row(
+            format!("{name}, full attention, {steps} updates"),
+            &self.before,
+        );
+        let judged = |model: &NystromformerForMaskedLm| judge(data, |b| hidden_scores(model, b));
+        let whole = self.converted(None, device)?;
+        row("converted, full mode".into(), &judged(&whole)?);
+        let filter = self.filters[0];
+        for count in [LENGTH / 2, LENGTH / 4, LENGTH / 8, LENGTH / 16] {
+            let model = self.converted(Some(landmarks(count, filter)), device)?;
+            row(format!("converted, {count} landmarks"), &judged(&model)?);
+        }
+        let mut variants = vec![("full attention".to_owned(), None)];
+        variants.extend(self.filters.iter().map(|filter| {
+            let added = match (filter, self.filters.len()) {
+                (Some(size), 2) => format!(", convolution over {size} tokens from zero"),
+                _ => String::new(),
+            };
+            let keys = landmarks(LANDMARKS, *filter);
+            (format!("{LANDMARKS} landmarks{added}"), Some(keys))
+        }));
+        let mut series = vec![];
+        for (name, keys) in variants {
+            let model = self.converted(keys, &device.clone().autodiff())?;
+            let warmup = more / 10 + 1;
+            let mut learner = Learner::new(
+                model,
+                &optimizer(5e-4),
+                &schedule(warmup, more.max(warmup)),
+                Some(1.0),
+                None,
+            )?;
+            let mut points = vec![(0.0, judged(&learner.evaluation_model())?.loss)];
+            for step in 0..more {
+                if cx.cancelled() {
+                    return Err(Error::cancelled());
+                }
+                let blocks = data.batch("further", step)?;
+                learner.step(step + 1, vec![blocks], |model, blocks| {
+                    Ok((own_loss(model, &blocks).map_err(Error::other)?, ()))
+                })?;
+                if (step + 1) % every == 0 {
+                    let found = judged(&learner.evaluation_model())?;
+                    points.push(((step + 1) as f64, found.loss));
+                    if step + 1 == more {
+                        row(format!("{name}, {more} more updates"), &found);
+                    }
+                }
+                cx.progress(step + 1, more, "after the conversion");
+            }
+            series.push(Series { name, points });
+        }
+        let columns = [
+            "model",
+            "loss, nats",
+            "accuracy",
+            "agreement with the original",
+        ];
+        Ok([
+            Figure::Table(Table {
+                title: format!(
+                    "Drop-in: {name} (2 layers of {WIDTH}, masked words of Moby-Dick in blocks of {LENGTH}) converted to landmarks; {} words of the validation split",
+                    self.before.guesses.len()
+                ),
+                columns: columns.map(str::to_owned).to_vec(),
+                rows,
+            }),
+            Figure::Lines(Lines {
+                title: format!("Drop-in: {name}, loss after the conversion"),
+                x: Axis::new("updates after the conversion"),
+                y: Axis::with_unit("validation loss", "nats"),
+                series,
+            }),
+        ])
+    }
+}
+
+/// Trains and converts both encoders.
 pub(super) fn drop_in(
     options: &BenchOptions,
     device: &Device,
     cx: &mut Context,
 ) -> Result<Vec<Figure>> {
-    let (steps, more, every) = match options.quick {
-        true => (20, 4, 2),
-        false => (1000, 100, 20),
+    let sizes = match options.quick {
+        true => [20, 4, 2],
+        false => [600, 100, 20],
     };
     let (data, tokenizer) = Data::load(options)?;
-    let bert = full(&data, &tokenizer, steps, device, cx)?;
-    let source = bert.valid();
-    let before = judge(&data, |blocks| {
-        let call = EncoderCall::default();
-        let (scores, _) = source.forward(&blocks.input, &call).map_err(Error::other)?;
-        let [batch, length, vocab] = scores.dims();
-        let places: Vec<usize> = (0..blocks.labels.len())
-            .filter(|&i| blocks.labels[i] != IGNORED)
-            .collect();
-        let words = places.iter().map(|&i| blocks.labels[i]).collect();
-        let rows = scores.reshape([batch * length, vocab]);
-        Ok((bert::select_rows(rows, &places), words))
-    })?;
-    let config = serde_json::to_value(source.bert.config()).map_err(Error::other)?;
-    let file = "the trained model".as_ref();
-    let convert = |keys: Option<Map<String, Value>>, device: &Device| {
-        let mut found = Checkpoint::new(config.clone(), saved_tensors(&source), file, file)
-            .map_err(Error::other)?;
-        if let Some(keys) = keys {
-            found.change(&keys).map_err(Error::other)?;
-        }
-        let key = Key::new(0);
-        from_tensors(&found.config, found.tensors, file, false, key, device)
-            .map(|(model, _): (NystromformerForMaskedLm, _)| model)
-            .map_err(Error::other)
-    };
-    let mut rows = vec![];
-    let mut row = |what: String, found: &Judged| {
-        let same = agreement(&before, found);
-        rows.push(vec![
-            what,
-            format!("{:.4}", found.loss),
-            format!("{:.4}", found.accuracy),
-            format!("{same:.3}"),
-        ]);
-    };
-    row(format!("BERT, full attention, {steps} updates"), &before);
-    let judged = |model: &NystromformerForMaskedLm| judge(&data, |b| hidden_scores(model, b));
-    row(
-        "converted, full mode".into(),
-        &judged(&convert(None, device)?)?,
-    );
-    for count in [LENGTH / 2, LENGTH / 4, LENGTH / 8, LENGTH / 16] {
-        let model = convert(Some(landmarks(count, None)), device)?;
-        row(format!("converted, {count} landmarks"), &judged(&model)?);
+    let mut figures = vec![];
+    for source in [bert_source, own_source] {
+        let source = source(&data, &tokenizer, sizes[0], device, cx)?;
+        figures.extend(source.study(&data, sizes, device, cx)?);
     }
-    let mut series = vec![];
-    for (name, keys) in [
-        ("full attention".to_owned(), None),
-        (
-            format!("{LANDMARKS} landmarks, no convolution"),
-            Some(landmarks(LANDMARKS, None)),
-        ),
-        (
-            format!("{LANDMARKS} landmarks, convolution over {FILTER} tokens from zero"),
-            Some(landmarks(LANDMARKS, Some(FILTER))),
-        ),
-    ] {
-        let model = convert(keys, &device.clone().autodiff())?;
-        let mut learner = Learner::new(
-            model,
-            &optimizer(5e-4),
-            &schedule(more / 10 + 1, more + 1),
-            Some(1.0),
-            None,
-        )?;
-        let mut points = vec![(0.0, judged(&learner.evaluation_model())?.loss)];
-        for step in 0..more {
-            if cx.cancelled() {
-                return Err(Error::cancelled());
-            }
-            let blocks = data.batch("further", step)?;
-            learner.step(step + 1, vec![blocks], |model, blocks| {
-                let body = model
-                    .nystromformer
-                    .forward(&blocks.input, Mode::evaluation());
-                let loss = model.loss(body.map_err(Error::other)?, &blocks.labels);
-                Ok((loss.map_err(Error::other)?, ()))
-            })?;
-            if (step + 1) % every == 0 {
-                let found = judged(&learner.evaluation_model())?;
-                points.push(((step + 1) as f64, found.loss));
-                if step + 1 == more {
-                    row(format!("{name}, {more} more updates"), &found);
-                }
-            }
-            cx.progress(step + 1, more, "after the conversion");
-        }
-        series.push(Series { name, points });
-    }
-    Ok(vec![
-        Figure::Table(Table {
-            title: format!(
-                "A BERT (2 layers of {WIDTH}, masked words of Moby-Dick in blocks of {LENGTH}) converted to landmarks; {} words of the validation split",
-                before.guesses.len()
-            ),
-            columns: ["model", "loss, nats", "accuracy", "agreement with BERT"]
-                .map(str::to_owned)
-                .to_vec(),
-            rows,
-        }),
-        Figure::Lines(Lines {
-            title: "Loss after the conversion, trained further".into(),
-            x: Axis::new("updates after the conversion"),
-            y: Axis::with_unit("validation loss", "nats"),
-            series,
-        }),
-    ])
+    Ok(figures)
 }
