@@ -6,7 +6,7 @@ use crate::config::{CompressorKind, Pooling};
 use crate::error::{Result, input};
 use crate::head::{Dense, embed};
 use crate::lucidrains_config::LucidrainsConfig;
-use crate::memory::{CompressedMemoryState, LayerMemory, MemorySizes};
+use crate::memory::{CompressedMemoryState, LayerMemory, MemorySizes, Projected};
 use crate::memory_model::{CompressionView, CompressiveOutput, LayerView, Mode};
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
@@ -260,6 +260,26 @@ impl LucidrainsTransformer {
         })
     }
 
+    /// The same memories for evaluation: beside its rows each keeps their keys and values, which never change. With enhanced
+    /// recurrence over several layers there is nothing to keep, as another layer reads the rows every time.
+    ///
+    /// # Errors
+    /// As [`LucidrainsTransformer::state`].
+    pub fn projected_state(&self, sizes: MemorySizes) -> Result<CompressedMemoryState> {
+        let mut state = self.state(sizes)?;
+        if self.config.enhanced_recurrence && state.layers.len() > 1 {
+            return Ok(state);
+        }
+        for layer in &mut state.layers {
+            layer.projected = Some(Projected {
+                episodic: MemoryFifo::empty(sizes.episodic),
+                compressed: MemoryFifo::empty(sizes.compressed),
+                relative: [None, None],
+            });
+        }
+        Ok(state)
+    }
+
     /// Ids `[batch, chunk]` to rows behind the last layer. `real` is true where a token is no padding.
     ///
     /// Memories move on only with chunks of full length. With enhanced recurrence the memories are rotated by one layer in every
@@ -356,10 +376,21 @@ impl LucidrainsTransformer {
             |fifo: fn(&LayerMemory) -> &MemoryFifo| memory.as_ref().and_then(|m| fifo(m).rows());
         let (compressed, old) = (remembered(|m| &m.compressed), remembered(|m| &m.episodic));
         let regions = [&compressed, &old].map(|rows| rows.as_ref().map_or(0, |r| r.dims()[1]));
-        let parts = [compressed, old, Some(appended.clone())];
-        let all = Tensor::cat(parts.into_iter().flatten().collect(), 1);
-        let [_, keys, _] = all.dims();
-        let read = split(project(all, &layer.to_kv));
+        let cached = memory.as_ref().and_then(|m| m.projected.as_ref());
+        let both = match cached {
+            Some(p) => {
+                let own = project(appended.clone(), &layer.to_kv);
+                let parts = [p.compressed.rows(), p.episodic.rows(), Some(own)];
+                Tensor::cat(parts.into_iter().flatten().collect(), 1)
+            }
+            None => {
+                let parts = [compressed, old, Some(appended.clone())];
+                let all = Tensor::cat(parts.into_iter().flatten().collect(), 1);
+                project(all, &layer.to_kv)
+            }
+        };
+        let [_, keys, _] = both.dims();
+        let read = split(both.clone());
         let known = scene.table.dims()[0];
         let (mask, bias) = match &scene.real {
             None => {
@@ -420,6 +451,18 @@ impl LucidrainsTransformer {
                     });
                 }
                 let new = new.map(|(_, new)| new.detach());
+                let projected = memory.projected.clone().map(|p| Projected {
+                    episodic: p.episodic.push(both.narrow(1, keys - chunk, chunk)),
+                    compressed: match &new {
+                        Some(rows) => p.compressed.push(project(rows.clone(), &layer.to_kv)),
+                        None => p.compressed,
+                    },
+                    relative: p.relative,
+                });
+                let memory = LayerMemory {
+                    projected,
+                    ..memory
+                };
                 Some(memory.push(appended.clone().detach(), new))
             }
             memory => memory,
