@@ -2,7 +2,7 @@
 
 use crate::cache::HiddenCache;
 use crate::config::AdaptiveSpanConfig;
-use crate::generate::{SpanReader, TextGenerator};
+use crate::generate::{SpanReader, SpanScorer, TextGenerator};
 use crate::model::{Mode, TransformerSeq};
 use crate::recipe::{EvaluationConfig, TrainingConfig};
 use crate::stream::Stream;
@@ -10,12 +10,12 @@ use burn::prelude::*;
 use core_attn::dropout::Dropout;
 use core_attn::random::Key;
 use datasets::{Block, Corpus, CorpusSpec};
-use language::{Mean, tokens};
+use language::{Mean, ScoreTask, tokens};
 use std::path::Path;
 use trainer::{
     Axis, CheckpointReader, CheckpointWriter, Context, Error, Experiment, Figure, Generate,
-    Heatmap, Learner, Metrics, Objective, Recipe, Reference, Result, Sampled, Scalars, Split,
-    Stage, Step, Table, UpdateInfo, Work,
+    Heatmap, Learner, Metrics, Objective, Recipe, Reference, Result, Sampled, Scalars, Score,
+    Scoring, Split, Stage, Step, Table, TokenScore, UpdateInfo, Work,
 };
 
 /// A recipe brought to life.
@@ -387,6 +387,10 @@ impl Experiment for AdaptiveSpanExperiment {
         })
     }
 
+    fn reach(&self) -> Option<usize> {
+        Some(self.learner.model().reach())
+    }
+
     fn summary(&self) -> Vec<(String, String)> {
         let c = &self.config;
         let spans = match (c.adapt_span_enabled, c.dynamic()) {
@@ -470,5 +474,29 @@ impl Experiment for AdaptiveSpanExperiment {
 
     fn generator(&mut self) -> Option<&mut dyn Generate> {
         Some(self.text_generator())
+    }
+    fn scorer(&mut self) -> Option<&mut dyn Score> {
+        Some(self)
+    }
+}
+
+impl Score for AdaptiveSpanExperiment {
+    fn score(
+        &mut self,
+        split: Split,
+        options: &Scoring,
+        sink: &mut dyn FnMut(TokenScore<'_>) -> Result<()>,
+        cx: &mut Context,
+    ) -> Result<Metrics> {
+        let model = self.learner.evaluation_model();
+        let mut scorer = SpanScorer::new(model, self.blocks(), self.device.clone());
+        let task = ScoreTask {
+            corpus: &self.corpus,
+            split,
+            rows: self.evaluation.batch_size,
+            by_document: false,
+            options: *options,
+        };
+        language::score(&mut scorer, task, sink, cx)
     }
 }

@@ -247,6 +247,17 @@ impl TransformerSeq {
         Some(SpanReport::new(window, layers.collect()))
     }
 
+    /// How many tokens back the output can depend on: the sum over the layers of the largest span of a head, ramp included.
+    pub fn reach(&self) -> usize {
+        match (self.spans(), self.config.window().ok().flatten()) {
+            (Some(spans), Some(window)) => {
+                let layers = spans.fractions.iter();
+                layers.map(|z| window.max_size(z)).sum()
+            }
+            _ => self.config.nb_layers * self.config.attn_span,
+        }
+    }
+
     /// Rows worth caching in each layer.
     fn cache_sizes(&self, spans: Option<&SpanReport>) -> Vec<usize> {
         let longest = self.config.attn_span;

@@ -1,7 +1,7 @@
 //! The run: chunks of a stream, memories carried along, two optimisers (section 5 of the paper).
 
 use crate::folder::VOCAB_FILE;
-use crate::generate::{MemoryReader, TextGenerator};
+use crate::generate::{MemoryReader, MemoryScorer, TextGenerator};
 use crate::learners::Learners;
 use crate::lucidrains::LucidrainsTransformer;
 use crate::memory::{CompressedMemoryState, MemorySizes};
@@ -13,14 +13,14 @@ use core_attn::dropout::Dropout;
 use core_attn::memory::MemoryFifo;
 use core_attn::random::Key;
 use datasets::{Corpus, CorpusSpec};
-use language::{Chunk, Cursor, Loss, Source, document_pass, row_pass, tokens};
+use language::{Chunk, Cursor, Loss, ScoreTask, Source, document_pass, row_pass, tokens};
 use pretrained::NamedTensors;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use trainer::{
     CheckpointReader, CheckpointWriter, Context, Error, Experiment, Figure, Generate, Metrics,
-    ModuleGradients, Objective, Recipe, Reference, Result, Sampled, Scalars, Split, Stage, Step,
-    Work,
+    ModuleGradients, Objective, Recipe, Reference, Result, Sampled, Scalars, Score, Scoring, Split,
+    Stage, Step, TokenScore, Work,
 };
 
 /// Loss of a chunk in nats per real token, `[1]`.
@@ -196,6 +196,25 @@ impl<M: MemoryModel> CompressiveExperiment<M> {
         Ok(loss)
     }
 
+    fn split(&self, split: Split) -> &datasets::Split {
+        match split {
+            Split::Train => &self.corpus.train,
+            Split::Valid => &self.corpus.valid,
+            Split::Test => &self.corpus.test,
+        }
+    }
+
+    /// Adds the perplexity per word of the text, where the recipe asks for it.
+    fn add_words(&self, metrics: &mut Metrics, nats: f64, split: Split) -> Result<()> {
+        if self.evaluation.word_perplexity {
+            let data = self.split(split);
+            let words = self.words(data, split)?;
+            let total = nats * data.tokens.len() as f64;
+            metrics.insert("word_perplexity", (total / words).exp());
+        }
+        Ok(())
+    }
+
     /// White-space words of a split.
     fn words(&self, split: &datasets::Split, name: Split) -> Result<f64> {
         let known = self.evaluation.words.and_then(|words| match name {
@@ -330,20 +349,12 @@ impl<M: MemoryModel> Experiment for CompressiveExperiment<M> {
     }
 
     fn evaluate(&mut self, split: Split, cx: &mut Context) -> Result<Metrics> {
-        let data = match split {
-            Split::Train => &self.corpus.train,
-            Split::Valid => &self.corpus.valid,
-            Split::Test => &self.corpus.test,
-        };
-        let nats = self.pass(data, split, |memories| memories, cx)?.mean();
+        let pass = self.pass(self.split(split), split, |memories| memories, cx)?;
+        let nats = pass.mean();
         let mut metrics = Metrics::new()
             .with(self.metric(), self.corpus.unit.from_nats(nats))
             .with("loss", nats);
-        if self.evaluation.word_perplexity {
-            let words = self.words(data, split)?;
-            let total = nats * data.tokens.len() as f64;
-            metrics.insert("word_perplexity", (total / words).exp());
-        }
+        self.add_words(&mut metrics, nats, split)?;
         Ok(metrics)
     }
 
@@ -467,6 +478,10 @@ impl<M: MemoryModel> Experiment for CompressiveExperiment<M> {
         })
     }
 
+    fn reach(&self) -> Option<usize> {
+        Some(M::reach(&self.config))
+    }
+
     fn summary(&self) -> Vec<(String, String)> {
         let mut all = vec![language::describe(&self.corpus)];
         all.extend(M::facts(&self.config));
@@ -485,6 +500,13 @@ impl<M: MemoryModel> Experiment for CompressiveExperiment<M> {
                 format!("{mebibytes:.1} MiB"),
             ));
         }
+        let [fixed, row] = M::numbers(&self.config);
+        let numbers = fixed + row * self.training.batch_size as f64;
+        let gibibytes = numbers * 4.0 / f64::from(1 << 30);
+        all.push((
+            "memory of a step, estimated".into(),
+            format!("{gibibytes:.2} GiB"),
+        ));
         all
     }
 
@@ -521,6 +543,34 @@ impl<M: MemoryModel> Experiment for CompressiveExperiment<M> {
         // The memories were made before, when the recipe was opened.
         let generator = self.text_generator().ok()?;
         Some(generator)
+    }
+
+    fn scorer(&mut self) -> Option<&mut dyn Score> {
+        Some(self)
+    }
+}
+
+impl<M: MemoryModel> Score for CompressiveExperiment<M> {
+    fn score(
+        &mut self,
+        split: Split,
+        options: &Scoring,
+        sink: &mut dyn FnMut(TokenScore<'_>) -> Result<()>,
+        cx: &mut Context,
+    ) -> Result<Metrics> {
+        let model = self.learners.main.evaluation_model();
+        let mut scorer = MemoryScorer::new(model, self.eval_sizes(), self.device.clone())?;
+        let task = ScoreTask {
+            corpus: &self.corpus,
+            split,
+            rows: self.evaluation.batch_size,
+            by_document: self.split(split).documents.len() > 1,
+            options: *options,
+        };
+        let mut metrics = language::score(&mut scorer, task, sink, cx)?;
+        let nats = metrics.get("loss").unwrap_or(f64::NAN);
+        self.add_words(&mut metrics, nats, split)?;
+        Ok(metrics)
     }
 }
 

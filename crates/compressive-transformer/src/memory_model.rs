@@ -142,6 +142,15 @@ pub trait MemoryModel: Module + Weights + std::fmt::Debug + Sized + 'static {
     /// Facts about the model, name and value.
     fn facts(config: &Self::Config) -> Vec<(String, String)>;
 
+    /// How many tokens back the output can depend on: over the layers that remember, the memory's rows and what stands behind
+    /// the compressed ones.
+    fn reach(config: &Self::Config) -> usize;
+
+    /// Numbers that a training step holds at once, in f64 so that no size overflows: `[0]` whatever the batch (weights, gradients and
+    /// the two averages of an optimiser such as Adam), `[1]` for each row of it (memories, and what the backward pass needs of a
+    /// chunk). An estimate: allocators and the operations' own buffers come on top.
+    fn numbers(config: &Self::Config) -> [f64; 2];
+
     /// A model with initial parameters.
     ///
     /// # Errors

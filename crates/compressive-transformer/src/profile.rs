@@ -160,6 +160,29 @@ impl MemoryModel for CompressiveTransformer {
         ]
     }
 
+    fn reach(config: &Self::Config) -> usize {
+        config.reach()
+    }
+
+    fn numbers(c: &Self::Config) -> [f64; 2] {
+        let d = c.width() as f64;
+        let [n_s, memory, vocab] = [
+            c.chunk_size,
+            c.memory_size + c.compressed_memory_size,
+            c.vocab_size.unwrap_or(0),
+        ]
+        .map(|n| n as f64);
+        let keys = memory + n_s;
+        let mlp: f64 = c.mlp_hidden_sizes.iter().map(|n| *n as f64).sum();
+        // Per token some ten rows of the width and two of the feed-forward layer, keys and values of all that is seen, and of the
+        // attention the scores by content and by position, their sum and the weights.
+        let tokens = n_s * (10.0 * d + 2.0 * mlp);
+        let seen = 2.0 * keys * d;
+        let attention = 4.0 * c.num_heads as f64 * n_s * keys;
+        let layers = c.num_layers as f64 * (tokens + seen + attention + memory * d);
+        [4.0 * c.parameters(), layers + 3.0 * n_s * vocab]
+    }
+
     fn build(config: &Self::Config, key: Key, device: &Device) -> Result<Self> {
         config.init(key, device)
     }
@@ -316,7 +339,6 @@ impl MemoryModel for LucidrainsTransformer {
 
     fn facts(c: &Self::Config) -> Vec<(String, String)> {
         let sizes = c.sizes();
-        let reach = c.memory_layers().len() * (sizes.episodic + c.cmem_ratio * sizes.compressed);
         vec![
             ("profile".into(), Self::PROFILE.into()),
             (
@@ -336,8 +358,36 @@ impl MemoryModel for LucidrainsTransformer {
                 "compressed memory".into(),
                 format!("{} rows of {} each", sizes.compressed, c.cmem_ratio),
             ),
-            ("reach".into(), format!("{reach} tokens")),
+            ("reach".into(), format!("{} tokens", Self::reach(c))),
         ]
+    }
+
+    fn reach(config: &Self::Config) -> usize {
+        let sizes = config.sizes();
+        config.memory_layers().len() * (sizes.episodic + config.cmem_ratio * sizes.compressed)
+    }
+
+    fn numbers(c: &Self::Config) -> [f64; 2] {
+        let d = c.dim as f64;
+        let sizes = c.sizes();
+        let [n_s, memory, vocab] = [
+            c.seq_len,
+            sizes.episodic + sizes.compressed,
+            c.num_tokens.unwrap_or(0),
+        ]
+        .map(|n| n as f64);
+        // As in the other profile, the memories in some layers only; a gate holds some six rows of the width.
+        let inner = 4.0 * d * if c.ff_glu { 2.0 } else { 1.0 };
+        let gates = if c.gru_gated_residual { 12.0 * d } else { 0.0 };
+        let tokens = n_s * (10.0 * d + 2.0 * inner + gates);
+        let layer = |memory: f64| {
+            let keys = memory + n_s;
+            tokens + 2.0 * keys * d + 4.0 * c.heads as f64 * n_s * keys + memory * d
+        };
+        let with = c.memory_layers().len();
+        let without = c.depth.saturating_sub(with) as f64;
+        let layers = with as f64 * layer(memory) + without * layer(0.0);
+        [4.0 * c.parameters(), layers + 3.0 * n_s * vocab]
     }
 
     fn build(config: &Self::Config, key: Key, device: &Device) -> Result<Self> {
@@ -356,8 +406,16 @@ impl MemoryModel for LucidrainsTransformer {
         self.config().sizes()
     }
 
-    fn start(&self, _: usize, sizes: MemorySizes, _: bool) -> Result<CompressedMemoryState> {
-        self.state(sizes)
+    fn start(
+        &self,
+        _: usize,
+        sizes: MemorySizes,
+        evaluation: bool,
+    ) -> Result<CompressedMemoryState> {
+        match evaluation {
+            true => self.projected_state(sizes),
+            false => self.state(sizes),
+        }
     }
 
     fn read(

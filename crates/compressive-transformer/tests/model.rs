@@ -139,6 +139,36 @@ fn kept_projections_do_not_change_the_answer() {
             let (kept, _) = run(true);
             assert_close(&format!("{backend} {name}"), kept, plain, 3e-5, 3e-5);
         }
+        let one = LucidrainsConfig {
+            memory_layers: Some(vec![2]),
+            ..lucid()
+        };
+        let still = LucidrainsConfig {
+            enhanced_recurrence: false,
+            memory_layers: Some(vec![2, 3]),
+            ..lucid()
+        };
+        for (config, kept) in [(lucid(), false), (one, true), (still, true)] {
+            let model = config.init(Key::new(1), &device).unwrap();
+            let text = ids(2, 40, &device);
+            let chunks = [6, 6, 6, 4, 6, 6, 6];
+            let sizes = model.sizes();
+            let (plain, _) = read(
+                &model,
+                &text,
+                &chunks,
+                model.start(2, sizes, false).unwrap(),
+            );
+            let (found, state) = read(&model, &text, &chunks, model.start(2, sizes, true).unwrap());
+            assert_close(&format!("{backend} {config:?}"), found, plain, 3e-5, 3e-5);
+            for layer in state.layers {
+                assert_eq!(layer.projected.is_some(), kept, "{config:?}");
+                if let Some(projected) = layer.projected {
+                    assert_eq!(projected.episodic.len(), layer.episodic.len());
+                    assert_eq!(projected.compressed.len(), layer.compressed.len());
+                }
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the runs of language models share, whatever their attention is.
 //!
 //! Streams of rows and of whole documents ([`Source`]), a pass over a split ([`row_pass`], [`document_pass`], [`Loss`]), text
-//! written token by token ([`TextGenerator`] over a [`Reader`]), and what is printed beside a result ([`anchors`],
+//! written token by token ([`TextGenerator`] over a [`Reader`]), how likely each token is ([`score`] over a [`Scorer`]), and what is printed beside a result ([`anchors`],
 //! [`describe`], [`sample`]).
 //!
 //! ```
@@ -30,9 +30,11 @@
 mod evaluate;
 mod generate;
 mod report;
+mod score;
 mod stream;
 
 pub use evaluate::{Loss, Mean, document_pass, row_pass};
 pub use generate::{Reader, TextGenerator};
 pub use report::{anchors, describe, sample};
+pub use score::{ScoreTask, Scorer, score};
 pub use stream::{Chunk, Cursor, DocumentCursor, DocumentStream, Source, documents, tokens};

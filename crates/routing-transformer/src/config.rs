@@ -178,6 +178,24 @@ impl RoutingTransformerConfig {
         }
     }
 
+    /// How many tokens back the output can depend on, in a text of `length` tokens: all of them where a head routes, else what the
+    /// local heads of all layers see beyond their own blocks.
+    pub fn reach(&self, length: usize) -> usize {
+        let local = match self {
+            Self::Paper(c) if c.routes() => return length,
+            Self::Paper(c) => c.num_decoder_layers * c.memory_flange.length().unwrap_or(0),
+            Self::Lucidrains(c) => {
+                let heads = c.local_heads().unwrap_or_default();
+                if heads.iter().any(|local| *local < c.heads) {
+                    return length;
+                }
+                // The package looks back one block.
+                c.depth * c.local_attn_window_size.unwrap_or(length)
+            }
+        };
+        local.min(length)
+    }
+
     /// Decay of the centroids' averages.
     pub fn decay(&self) -> f64 {
         match self {

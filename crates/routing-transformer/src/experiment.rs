@@ -1,7 +1,7 @@
 //! The run: windows of a text, gradients for the weights, sums and counts for the centroids.
 
 use crate::config::RoutingTransformerConfig;
-use crate::generate::{TextGenerator, TextReader};
+use crate::generate::{TextGenerator, TextReader, WindowScorer};
 use crate::layers::Mode;
 use crate::lm::RoutingTransformerLM;
 use crate::picture_experiment::PictureExperiment;
@@ -13,10 +13,12 @@ use burn::module::Module;
 use burn::prelude::*;
 use core_attn::random::Key;
 use datasets::{BatchStream, Block, Corpus, CorpusSpec, StreamCursor};
+use language::ScoreTask;
 use std::path::Path;
 use trainer::{
     CheckpointReader, CheckpointWriter, Context, Error, Experiment, Figure, Generate, Learner,
-    Metrics, Objective, Recipe, Reference, Result, Sampled, Scalars, Split, Stage, Step, Work,
+    Metrics, Objective, Recipe, Reference, Result, Sampled, Scalars, Score, Scoring, Split, Stage,
+    Step, TokenScore, Work,
 };
 
 /// A recipe brought to life.
@@ -323,6 +325,11 @@ impl Experiment for RoutingExperiment {
         })
     }
 
+    fn reach(&self) -> Option<usize> {
+        let causal = self.config.causal();
+        causal.then(|| self.config.reach(self.window()))
+    }
+
     fn summary(&self) -> Vec<(String, String)> {
         let rule = match (self.config.causal(), self.config.strict_causal_routing()) {
             (false, _) => "over the whole window",
@@ -376,5 +383,35 @@ impl Experiment for RoutingExperiment {
             true => Some(self.text_generator()),
             false => None,
         }
+    }
+    fn scorer(&mut self) -> Option<&mut dyn Score> {
+        match self.config.causal() {
+            true => Some(self),
+            false => None,
+        }
+    }
+}
+
+impl Score for RoutingExperiment {
+    fn score(
+        &mut self,
+        split: Split,
+        options: &Scoring,
+        sink: &mut dyn FnMut(TokenScore<'_>) -> Result<()>,
+        cx: &mut Context,
+    ) -> Result<Metrics> {
+        let mut scorer = WindowScorer {
+            model: self.learner.evaluation_model(),
+            window: self.window(),
+            device: self.device.clone(),
+        };
+        let task = ScoreTask {
+            corpus: &self.corpus,
+            split,
+            rows: self.evaluation.batch_size,
+            by_document: false,
+            options: *options,
+        };
+        language::score(&mut scorer, task, sink, cx)
     }
 }

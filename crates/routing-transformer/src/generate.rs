@@ -10,7 +10,8 @@ use crate::lm::{PADDING, RoutingTransformerLM};
 use crate::stream::TextStream;
 use crate::task::model_ids;
 use burn::prelude::*;
-use language::Reader;
+use burn::tensor::activation::log_softmax;
+use language::{Reader, Scorer};
 use trainer::Result;
 
 /// A model that continues text.
@@ -159,5 +160,49 @@ impl Reader for WindowReader {
         let last = output.logits.narrow(1, last, 1).into_data();
         // Id 0 is padding.
         Ok(last.iter::<f32>().skip(1).collect())
+    }
+}
+
+/// Reads windows side by side, each a text of its own, on a device without autodiff.
+pub(crate) struct WindowScorer {
+    pub model: RoutingTransformerLM,
+    /// Most ids of a window.
+    pub window: usize,
+    pub device: Device,
+}
+
+impl Scorer for WindowScorer {
+    fn begin(&mut self, _rows: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, inputs: &[u32], targets: &[u32], rows: usize) -> Result<Tensor<2>> {
+        // The authors' model foretells its first token from padding.
+        let (length, front) = (inputs.len() / rows.max(1), front(&self.model));
+        let ids: Vec<i32> = inputs
+            .chunks_exact(length.max(1))
+            .flat_map(|row| [front.to_vec(), model_ids(row)].concat())
+            .collect();
+        let ids = Tensor::from_data(
+            TensorData::new(ids, [rows, front.len() + length]),
+            &self.device,
+        );
+        let logits = self.model.forward(ids, Mode::evaluation())?.logits;
+        let asked = TensorData::new(model_ids(targets), [rows, length, 1]);
+        let asked = Tensor::<3, Int>::from_data(asked, &self.device);
+        let scores = log_softmax(logits.narrow(1, front.len(), length), 2);
+        Ok(scores.gather(2, asked).squeeze_dim::<2>(2).neg())
+    }
+
+    fn longest(&self) -> usize {
+        self.window.saturating_sub(front(&self.model).len()).max(1)
+    }
+
+    fn remembers(&self) -> bool {
+        false
+    }
+
+    fn window(&self) -> usize {
+        self.longest()
     }
 }

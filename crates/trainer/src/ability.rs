@@ -1,6 +1,6 @@
 //! What a trained model may be able to do, as small traits, and how a token is drawn from its logits.
 
-use crate::{Error, Result};
+use crate::{Context, Error, Metrics, Result, Split};
 use core_attn::random::Key;
 use pretrained::NamedTensors;
 use schemars::JsonSchema;
@@ -37,6 +37,46 @@ pub trait Sample {
     /// # Errors
     /// When the model refuses the count.
     fn sample(&mut self, count: usize, seed: u64) -> Result<NamedTensors>;
+}
+
+/// Says how likely each token of a split is.
+pub trait Score {
+    /// Scores the tokens of a split and returns the metrics over all that were scored; `sink` is given each of them, in the order
+    /// of the text.
+    ///
+    /// # Errors
+    /// When the options are out of range, `sink` fails, or the work is cancelled.
+    fn score(
+        &mut self,
+        split: Split,
+        options: &Scoring,
+        sink: &mut dyn FnMut(TokenScore<'_>) -> Result<()>,
+        cx: &mut Context,
+    ) -> Result<Metrics>;
+}
+
+/// What stands before a token that is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scoring {
+    /// Read the text in windows that begin so many tokens apart, each from nothing. A token is scored in the first window that
+    /// holds it, so that all but those of the first window have at least `window - stride` tokens before them. Without a stride a
+    /// model that remembers reads each row of the text once from its beginning, and another reads windows that do not overlap.
+    pub stride: Option<usize>,
+    /// Tokens of a window; absent: what the model can see.
+    pub window: Option<usize>,
+}
+
+/// The score of a token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenScore<'a> {
+    /// Its place among the tokens of the split, from 0.
+    pub position: usize,
+    /// Its id.
+    pub id: u32,
+    /// What it stands for.
+    pub piece: &'a [u8],
+    /// Natural logarithm of its probability.
+    pub logprob: f64,
 }
 
 /// How a text is generated.

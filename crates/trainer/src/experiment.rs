@@ -2,7 +2,7 @@
 
 use crate::{
     CheckpointReader, CheckpointWriter, Context, Error, Figure, Generate, Metrics, Predict, Result,
-    Sample, Scalars,
+    Sample, Scalars, Score,
 };
 use core_attn::random::Key;
 use pretrained::NamedTensors;
@@ -77,6 +77,11 @@ pub trait Experiment {
         None
     }
 
+    /// How many tokens back the output of a language model can depend on, as it stands.
+    fn reach(&self) -> Option<usize> {
+        None
+    }
+
     /// Facts worth knowing before the run starts: name and value.
     fn summary(&self) -> Vec<(String, String)> {
         Vec::new()
@@ -112,6 +117,11 @@ pub trait Experiment {
 
     /// The ability to draw samples from nothing.
     fn sampler(&mut self) -> Option<&mut dyn Sample> {
+        None
+    }
+
+    /// The ability to say how likely each token of a text is.
+    fn scorer(&mut self) -> Option<&mut dyn Score> {
         None
     }
 }

@@ -83,7 +83,7 @@ mod schedule;
 mod state;
 pub mod task_metrics;
 
-pub use ability::{Generate, Predict, Sample, Sampling, sample_token};
+pub use ability::{Generate, Predict, Sample, Sampling, Score, Scoring, TokenScore, sample_token};
 pub use architecture::{Architecture, Bench, BenchOptions, Conversion, Replay};
 pub use checkpoint::{CheckpointReader, CheckpointWriter};
 pub use clip::{clip_global_norm, global_norm};

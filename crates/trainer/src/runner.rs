@@ -44,6 +44,9 @@ pub struct Outcome {
     pub samples: Vec<Sampled>,
     /// The number of scalars in the weights.
     pub parameters: Option<usize>,
+    /// How many tokens back the output of a language model can depend on.
+    #[serde(default)]
+    pub reach: Option<usize>,
     /// The most memory the process held in the last session, in bytes.
     pub peak_memory: Option<u64>,
     /// The model folder.
@@ -404,6 +407,7 @@ impl<'a> Runner<'a> {
             summary: self.experiment.summary(),
             samples,
             parameters: self.experiment.parameters(),
+            reach: self.experiment.reach(),
             peak_memory: memory::peak(),
             model,
             report: self.run.dir.join(run::REPORT),

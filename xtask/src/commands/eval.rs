@@ -1,4 +1,4 @@
-//! `eval`: a run or a model on a split of its data.
+//! `eval`: a run or a model on a split of its data, or token by token.
 
 use super::results::results;
 use crate::app::App;
@@ -9,7 +9,7 @@ use crate::{out, table};
 use anyhow::Context as _;
 use serde_json::json;
 use std::path::PathBuf;
-use trainer::{Experiment, Recipe, RunReader, Split};
+use trainer::{Error, Experiment, Metrics, Recipe, RunReader, Scoring, Split};
 
 /// Measures a run or a model folder on a split
 #[derive(Debug, clap::Args)]
@@ -29,6 +29,15 @@ pub struct Args {
     /// Which state of a run
     #[arg(long, value_enum, default_value_t = Which::Best)]
     pub checkpoint: Which,
+    /// Read the text in overlapping windows that begin N tokens apart, each from nothing
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
+    /// Tokens of a window; by default what the model can see
+    #[arg(long, value_name = "N")]
+    pub window: Option<usize>,
+    /// Also write the log-probability of every token to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
     /// The backend; by default what the recipe says, else flex
     #[arg(long)]
     pub backend: Option<Backend>,
@@ -63,9 +72,16 @@ pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
     let (recipe, mut experiment) = open(&args, app)?;
     let split = Split::from(args.split);
     let mut cx = app.context(None);
-    let metrics = experiment.evaluate(split, &mut cx);
+    let scored = args.stride.is_some() || args.window.is_some() || args.tokens.is_some();
+    let metrics = match scored {
+        true => score(&args, &recipe, experiment.as_mut(), &mut cx),
+        false => Ok(experiment.evaluate(split, &mut cx)?),
+    };
     drop(cx);
     let metrics = metrics?;
+    if let Some(file) = &args.tokens {
+        app.note(&format!("written to {}", file.display()));
+    }
     let references = experiment.references();
     if app.json {
         return out::json(&json!({
@@ -79,6 +95,41 @@ pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
         &references,
     )));
     Ok(())
+}
+
+/// The same token by token, where the architecture can.
+fn score(
+    args: &Args,
+    recipe: &Recipe,
+    experiment: &mut dyn Experiment,
+    cx: &mut trainer::Context,
+) -> anyhow::Result<Metrics> {
+    let Some(scorer) = experiment.scorer() else {
+        return Err(usage(format!(
+            "`{}` does not say how likely single tokens are as this recipe has it: --stride, --window and --tokens are for language models that read from left to right",
+            recipe.architecture
+        )));
+    };
+    let options = Scoring {
+        stride: args.stride,
+        window: args.window,
+    };
+    let mut lines: Vec<u8> = Vec::new();
+    let mut sink = |token: trainer::TokenScore<'_>| {
+        if args.tokens.is_some() {
+            let line = json!({
+                "position": token.position, "id": token.id, "token": String::from_utf8_lossy(token.piece), "logprob": token.logprob,
+            });
+            serde_json::to_writer(&mut lines, &line).map_err(Error::other)?;
+            lines.push(b'\n');
+        }
+        Ok(())
+    };
+    let metrics = scorer.score(args.split.into(), &options, &mut sink, cx)?;
+    if let Some(file) = &args.tokens {
+        pretrained::write_atomic(file, &lines)?;
+    }
+    Ok(metrics)
 }
 
 fn open(args: &Args, app: &App) -> anyhow::Result<(Recipe, Box<dyn Experiment>)> {
