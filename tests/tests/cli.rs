@@ -97,6 +97,121 @@ fn a_run_leaves_what_it_promises_and_every_command_reads_it() {
 }
 
 #[test]
+fn tokens_are_scored_in_windows_and_written_one_a_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let dir = dir.path();
+    train(dir);
+    let words = |stride: &'static str| {
+        [
+            "eval",
+            "run",
+            "--json",
+            "--stride",
+            stride,
+            "--window",
+            "24",
+            "--tokens",
+            "tokens.jsonl",
+        ]
+    };
+    let scored = json(&succeed(dir, &words("7")));
+    let lines = fs::read_to_string(dir.join("tokens.jsonl")).expect("written");
+    let lines: Vec<Value> = lines.lines().map(json).collect();
+    assert_eq!(
+        scored["metrics"]["tokens_scored"].as_f64(),
+        Some(lines.len() as f64)
+    );
+    let sum: f64 = lines.iter().filter_map(|l| l["logprob"].as_f64()).sum();
+    let bits = -sum / lines.len() as f64 / std::f64::consts::LN_2;
+    let shown = scored["metrics"]["bits_per_byte"]
+        .as_f64()
+        .expect("a result");
+    assert!((bits - shown).abs() < 1e-6, "{bits} {shown}");
+    for (i, line) in lines.iter().enumerate() {
+        assert_eq!(line["position"].as_u64(), Some(i as u64 + 1));
+        assert!(line["logprob"].as_f64().is_some_and(|l| l <= 0.0) && line["token"].is_string());
+    }
+    for stride in ["0", "25"] {
+        let output = xtask(dir, &words(stride));
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(
+            message.contains("the stride") && message.contains("24"),
+            "{message}"
+        );
+    }
+    let output = xtask(dir, &["eval", "run", "--window", "24"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("a stride beside it"));
+}
+
+#[test]
+fn recipes_are_trained_once_and_compared_on_a_page() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let dir = dir.path();
+    write_tiny(dir, |recipe| recipe["training"]["steps"] = 12.into());
+    fs::copy(dir.join("tiny.json"), dir.join("other.json")).expect("copied");
+    let words = [
+        "compare",
+        "tiny.json",
+        "other.json",
+        "--runs-in",
+        "all",
+        "--page",
+        "page.md",
+    ];
+    let table = succeed(dir, &words);
+    for part in [
+        "adaptive-span-tiny",
+        "adaptive-span-other",
+        "ms per token",
+        "reach (tokens)",
+        "bits_per_byte",
+    ] {
+        assert!(table.contains(part), "{part} is not in:\n{table}");
+    }
+    let page = fs::read_to_string(dir.join("page.md")).expect("a page");
+    for part in [
+        "do not edit",
+        "cargo xtask compare tiny.json",
+        "| adaptive-span-tiny |",
+        "A test.",
+    ] {
+        assert!(page.contains(part), "{part} is not in:\n{page}");
+    }
+    let log = fs::metadata(dir.join("all/adaptive-span-tiny/results.json")).expect("a run");
+    let again = json(&succeed(
+        dir,
+        &[
+            "compare",
+            "tiny.json",
+            "--runs-in",
+            "all",
+            "--page",
+            "page.html",
+            "--json",
+        ],
+    ));
+    assert!(
+        again[0]["reach"]
+            .as_u64()
+            .is_some_and(|reach| reach > 0 && reach <= 64)
+    );
+    let same = fs::metadata(dir.join("all/adaptive-span-tiny/results.json")).expect("a run");
+    assert_eq!(log.modified().ok(), same.modified().ok(), "trained again");
+    let page = fs::read_to_string(dir.join("page.html")).expect("a page");
+    assert!(
+        page.contains("<svg") && page.contains("loss in training"),
+        "{page}"
+    );
+
+    write_tiny(dir, |recipe| recipe["seed"] = 5.into());
+    let output = xtask(dir, &["compare", "tiny.json", "--runs-in", "all"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("another recipe"));
+}
+
+#[test]
 fn texts_go_on_in_the_same_way_from_a_model_and_from_a_run() {
     let dir = tempfile::tempdir().expect("a folder");
     let dir = dir.path();

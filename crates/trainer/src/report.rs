@@ -55,6 +55,29 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A page of figures in one HTML file without scripts that needs nothing beside it; `text` stands below the title.
+pub fn page(title: &str, text: &str, figures: &[Figure]) -> String {
+    let mut html = Html::default();
+    html.push(&format!("<h1>{}</h1>\n", escaped(title)));
+    html.push(&format!("<p>{}</p>\n", escaped(text)));
+    for figure in figures {
+        match figure {
+            Figure::Table(table) => {
+                html.heading(&table.title);
+                html.table(table);
+            }
+            Figure::Text(text) => html.text_block(&text.title, &text.text),
+            chart => match plot::svg(chart) {
+                Ok(Some(svg)) => html.push(&format!("<figure>{svg}</figure>\n")),
+                Ok(None) => {}
+                // One chart that cannot be drawn does not cost the page.
+                Err(error) => html.push(&format!("<p>{}</p>\n", escaped(&error.to_string()))),
+            },
+        }
+    }
+    html.page(title)
+}
+
 fn head(html: &mut Html, run: &RunReader) {
     html.push(&format!(
         "<h1>{} <small>{}</small></h1>\n",
