@@ -1,5 +1,5 @@
-//! The paper's claims, measured: quality at equal attention cost, what the compressed memory is worth, and that a trained
-//! compression keeps attention better than pooling and chance (sections 4 and 5 of the paper).
+//! The paper's claims, measured: quality at equal attention cost, what the compressed memory is worth, that a trained compression
+//! keeps attention better than pooling and chance (sections 4 and 5 of the paper), and recall by distance.
 
 use crate::experiment::CompressiveExperiment;
 use crate::figures::{attention, look, reconstruction_table, reconstructions};
@@ -141,5 +141,11 @@ pub(crate) fn bench(
             rows,
         }),
     );
+    figures.extend(crate::probe::demonstrate(
+        options.quick,
+        options.seed,
+        device,
+        cx,
+    )?);
     Ok(figures)
 }

@@ -69,6 +69,8 @@ mod lucidrains_config;
 mod memory;
 mod memory_model;
 mod model;
+#[cfg(feature = "train")]
+mod probe;
 mod profile;
 #[cfg(feature = "train")]
 mod recipe;

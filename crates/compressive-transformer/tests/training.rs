@@ -454,6 +454,67 @@ fn shipped_recipes_open() {
     assert_eq!(papers, 3);
 }
 
+/// The recipe of PG-19 over its layout: a folder of books for each split, and the list of them, which is no book.
+#[test]
+fn books_are_read_one_by_one() {
+    let data = tempfile::tempdir().unwrap();
+    let mut words = [0; 2];
+    for (s, (split, books)) in [("train", 5), ("validation", 2), ("test", 3)]
+        .into_iter()
+        .enumerate()
+    {
+        std::fs::create_dir(data.path().join(split)).unwrap();
+        for i in 0..books {
+            let text = format!(
+                "Book {i}.\n\n{}",
+                "Whaling in the south, é. ".repeat(20 + 7 * i)
+            );
+            if s > 0 {
+                words[s - 1] += text.split_ascii_whitespace().count();
+            }
+            std::fs::write(
+                data.path().join(split).join(format!("{}.txt", 100 + i)),
+                text,
+            )
+            .unwrap();
+        }
+    }
+    let list = "100,A book,1850,http://www.gutenberg.org/ebooks/100\n";
+    std::fs::write(data.path().join("metadata.csv"), list).unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../configs/compressive-transformer/paper-pg19.json");
+    let mut recipe = Recipe::load(&file, &[]).unwrap();
+    recipe.data["path"] = data.path().to_string_lossy().into();
+    for (key, value) in [
+        ("num_layers", json!(1)),
+        ("value_size", json!(4)),
+        ("num_heads", json!(2)),
+        ("mlp_hidden_sizes", json!([8])),
+        ("chunk_size", json!(16)),
+        ("memory_size", json!(16)),
+        ("compressed_memory_size", json!(16)),
+    ] {
+        recipe.model[key] = value;
+    }
+    recipe.training["batch_size"] = 2.into();
+    recipe.evaluation["words"] = Value::Null;
+    let keys = recipe.model.clone();
+    let device = Device::flex();
+    let mut experiment =
+        CompressiveExperiment::<CompressiveTransformer>::open(&recipe, keys, &device).unwrap();
+    let corpus = experiment.corpus();
+    let books = [&corpus.train, &corpus.valid, &corpus.test].map(|s| s.documents.len());
+    assert_eq!(books, [5, 2, 3]);
+    let tokens = corpus.test.tokens.len() as f64;
+    steps(&mut experiment, 0..3);
+    let metrics = experiment
+        .evaluate(Split::Test, &mut Context::detached())
+        .unwrap();
+    let per_word = metrics.get("loss").unwrap() * tokens / words[1] as f64;
+    let found = metrics.get("word_perplexity").unwrap().ln();
+    assert!((found / per_word - 1.0).abs() < 1e-9, "{found} {per_word}");
+}
+
 #[test]
 fn a_folder_answers_and_says_what_it_is() {
     let dir = tempfile::tempdir().unwrap();
@@ -498,7 +559,7 @@ fn the_demonstration_runs() {
     let options = trainer::BenchOptions { quick, seed: 1 };
     let bench = ARCHITECTURE.bench.unwrap();
     let figures = bench(&options, &Device::flex(), &mut Context::detached()).unwrap();
-    assert_eq!(figures.len(), 3);
+    assert_eq!(figures.len(), 5);
     let trainer::Figure::Table(table) = &figures[0] else {
         panic!("the first figure is no table");
     };

@@ -35,6 +35,7 @@
 //! | [`verses`] | parallel verses in three translations |
 //! | [`images`] | small pictures, as bytes in raster order |
 //! | [`lra`], [`sequences`], [`listops`], [`pathfinder`] | long sequences and pairs of them with a class each |
+//! | [`ProbeSpec`] | questions planted in a text, at known distances |
 //! | [`list`], [`info`], [`import`](import()), `fetch`, [`MakeSpec`] | getting data |
 //!
 //! There is no random generator here: where a stream needs a random number, its caller gives one.
@@ -58,6 +59,7 @@ mod make;
 mod manifest;
 pub mod pathfinder;
 mod prepare;
+mod probe;
 mod remake;
 pub mod sequences;
 mod spec;
@@ -81,6 +83,7 @@ pub use import::{ImportOptions, import};
 pub use make::{Made, MakeSpec, Task};
 pub use manifest::{Compressed, FileEntry, Kind, MANIFEST, Manifest, Source};
 pub use prepare::{EOS, Prepared, TextFormat, TokenUnit, prepare, prepared_text};
+pub use probe::{Answer, Planted, ProbeSpec};
 pub use remake::{Remade, remake};
 pub use spec::{CorpusSpec, Layout, SplitShares};
 pub use stream::{BatchStream, Block, StreamCursor, batchify};
