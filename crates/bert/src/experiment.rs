@@ -133,7 +133,7 @@ pub(crate) fn start_folder(recipe: &Recipe, from: &Path) -> Result<PathBuf> {
         Ok(info) if info.kind == datasets::Kind::Model => info.folder.ok_or_else(|| {
             let commands: Vec<String> = info.commands.iter().map(|c| format!("`{c}`")).collect();
             let expected = format!(
-                "it is not on this machine; get it with {}",
+                "a model on this machine; get it with {}",
                 commands.join(", then ")
             );
             Error::value("training.from", name, expected)

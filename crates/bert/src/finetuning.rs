@@ -228,7 +228,7 @@ impl Experiment for FineTuning {
         };
         let task = self.data.task.map_or("sst-2", |task| task.name());
         task_metrics::glue(task, &predictions, &labels)
-            .ok_or_else(|| Error::value("data.glue.task", task, "a task with metrics"))
+            .ok_or_else(|| Error::value("data.labelled.task", task, "a task with metrics"))
     }
 
     fn save(&self, to: &mut CheckpointWriter) -> Result<()> {
