@@ -309,7 +309,7 @@ fn by_position(text: Vec<u8>, file: &str, format: TextFormat, spec: &CorpusSpec)
                     at += 1;
                 }
             }
-            TextFormat::Chars | TextFormat::Text8 => {
+            TextFormat::Chars | TextFormat::Text8 | TextFormat::Subwords => {
                 while text.get(at).is_some_and(|byte| byte & 0xc0 == 0x80) {
                     at += 1;
                 }

@@ -31,6 +31,8 @@
 //! | [`BatchStream`], [`Block`], [`StreamCursor`] | contiguous rows, read in blocks |
 //! | [`order0_entropy`], [`Anchors`], [`Bounds`] | figures to print beside results |
 //! | [`SubwordsT2t`] | Tensor2Tensor's sub-word vocabularies |
+//! | `train_subwords` (feature `subwords`) | a vocabulary of pieces of one's own |
+//! | [`pg19`] | the list of books of PG-19 |
 //! | [`labelled`], [`glue`] | texts and pairs with a class each |
 //! | [`verses`] | parallel verses in three translations |
 //! | [`images`] | small pictures, as bytes in raster order |
@@ -58,6 +60,7 @@ pub mod lra;
 mod make;
 mod manifest;
 pub mod pathfinder;
+pub mod pg19;
 mod prepare;
 mod probe;
 mod remake;
@@ -65,6 +68,8 @@ pub mod sequences;
 mod spec;
 mod stream;
 pub mod subword_t2t;
+#[cfg(feature = "subwords")]
+mod subwords;
 pub mod verses;
 mod vocabulary;
 
@@ -88,4 +93,6 @@ pub use remake::{Remade, remake};
 pub use spec::{CorpusSpec, Layout, SplitShares};
 pub use stream::{BatchStream, Block, StreamCursor, batchify};
 pub use subword_t2t::SubwordsT2t;
+#[cfg(feature = "subwords")]
+pub use subwords::train_subwords;
 pub use vocabulary::{IdOrder, Vocabulary};

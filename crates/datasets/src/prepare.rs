@@ -22,6 +22,8 @@ pub enum TextFormat {
     Words,
     /// Every byte is a token, a newline is `<eos>`, and a last line without newline gets its `<eos>`.
     Enwik8,
+    /// The longest pieces of a vocabulary, which must be given; nothing is added.
+    Subwords,
     /// Outer white space is stripped, every character is a token, a blank is `_`, and `<eos>` ends every line.
     Text8,
 }
@@ -36,15 +38,18 @@ pub enum TokenUnit {
     Char,
     /// Results are perplexities.
     Word,
+    /// Results are perplexities of a vocabulary of pieces; only per word or per byte do they compare with others.
+    Subword,
 }
 
 impl TokenUnit {
-    /// Name of the usual metric: `bits_per_byte`, `bits_per_character` or `perplexity`.
+    /// Name of the usual metric: `bits_per_byte`, `bits_per_character`, `perplexity` or `subword_perplexity`.
     pub fn metric(self) -> &'static str {
         match self {
             TokenUnit::Byte => "bits_per_byte",
             TokenUnit::Char => "bits_per_character",
             TokenUnit::Word => "perplexity",
+            TokenUnit::Subword => "subword_perplexity",
         }
     }
 
@@ -52,17 +57,18 @@ impl TokenUnit {
     pub fn from_nats(self, nats: f64) -> f64 {
         match self {
             TokenUnit::Byte | TokenUnit::Char => nats / std::f64::consts::LN_2,
-            TokenUnit::Word => nats.exp(),
+            TokenUnit::Word | TokenUnit::Subword => nats.exp(),
         }
     }
 }
 
 impl TextFormat {
     /// All formats, in the order of their explanation.
-    pub const ALL: [TextFormat; 5] = [
+    pub const ALL: [TextFormat; 6] = [
         TextFormat::Bytes,
         TextFormat::Chars,
         TextFormat::Words,
+        TextFormat::Subwords,
         TextFormat::Enwik8,
         TextFormat::Text8,
     ];
@@ -73,6 +79,7 @@ impl TextFormat {
             TextFormat::Bytes => "bytes",
             TextFormat::Chars => "chars",
             TextFormat::Words => "words",
+            TextFormat::Subwords => "subwords",
             TextFormat::Enwik8 => "enwik8",
             TextFormat::Text8 => "text8",
         }
@@ -84,6 +91,7 @@ impl TextFormat {
             TextFormat::Bytes | TextFormat::Enwik8 => TokenUnit::Byte,
             TextFormat::Chars | TextFormat::Text8 => TokenUnit::Char,
             TextFormat::Words => TokenUnit::Word,
+            TextFormat::Subwords => TokenUnit::Subword,
         }
     }
 }
@@ -101,7 +109,7 @@ impl std::str::FromStr for TextFormat {
                 value(
                     "format",
                     format!("\"{name}\""),
-                    "one of bytes, chars, words, enwik8, text8",
+                    "one of bytes, chars, words, subwords, enwik8, text8",
                 )
             })
     }
@@ -138,7 +146,7 @@ pub fn prepared_text(format: TextFormat, text: &[u8], file: &str) -> Result<Stri
             }
             Ok(out)
         }
-        TextFormat::Bytes => Ok(String::from_utf8_lossy(text).into_owned()),
+        TextFormat::Bytes | TextFormat::Subwords => Ok(String::from_utf8_lossy(text).into_owned()),
         TextFormat::Chars | TextFormat::Words => Ok(utf8(text, file)?.to_string()),
     }
 }
@@ -196,6 +204,13 @@ pub(crate) fn each_token(
             }
         }
         TextFormat::Words => each_word(utf8(text, file)?, &mut each)?,
+        TextFormat::Subwords => {
+            return Err(value(
+                "format",
+                "\"subwords\"",
+                "with a \"vocab\" of pieces, such as `cargo xtask data vocab` makes: they do not follow from the text alone",
+            ));
+        }
     }
     Ok(())
 }

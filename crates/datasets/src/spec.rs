@@ -165,6 +165,11 @@ impl CorpusSpec {
                 "only enwik8 and text8 have a prepared form",
             ));
         }
+        if self.format == Some(TextFormat::Subwords) && self.vocab.is_none() {
+            let expected =
+                "with \"vocab\", a file of pieces such as `cargo xtask data vocab` makes";
+            return Err(value("format", "\"subwords\"", expected));
+        }
         if self.all_bytes == Some(true) && self.vocab.is_some() {
             let expected = "without \"vocab\", which fixes the ids already";
             return Err(value("all_bytes", true, expected));

@@ -8,7 +8,7 @@
 //! use datasets::SubwordsT2t;
 //!
 //! let lines = "'<pad>'\n'<EOS>'\n'the_'\n'whale'\n's_'\n'_'\n'. '\n'\\'\n'u'\n';'\n'0'\n'1'\n'2'\n'3'\n'4'\n'5'\n'6'\n'7'\n'8'\n'9'\n\
-//!     't'\n'h'\n'e'\n'.'\n' '\n";
+//!     't'\n'h'\n'e'\n'w'\n'a'\n'l'\n's'\n'.'\n' '\n";
 //! let vocabulary = SubwordsT2t::from_lines(lines, "vocab.subwords")?;
 //! let ids = vocabulary.encode("the whales. the");
 //! assert_eq!(ids, [2, 3, 4, 6, 5, 2]);

@@ -215,6 +215,61 @@ impl Vocabulary {
         }
     }
 
+    /// A vocabulary of pieces: the 256 single bytes, which get the ids 0 to 255, and `pieces` of at least two bytes after them. Texts
+    /// are cut from left to right into the longest pieces there are.
+    ///
+    /// ```
+    /// use datasets::Vocabulary;
+    ///
+    /// let vocabulary = Vocabulary::from_pieces(["th", "the", " the"]);
+    /// assert_eq!(vocabulary.encode(b"the thesis", "")?, [257, 258, 115, 105, 115].map(|id: u32| id));
+    /// # Ok::<(), datasets::Error>(())
+    /// ```
+    pub fn from_pieces<'a>(pieces: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut vocabulary = Vocabulary {
+            format: TextFormat::Subwords,
+            tokens: Vec::new(),
+            ids: Lookup::new(),
+        };
+        for byte in 0..=u8::MAX {
+            vocabulary.push(&[byte]);
+        }
+        for piece in pieces {
+            if piece.len() > 1 && vocabulary.ids.get(piece.as_bytes()).is_none() {
+                vocabulary.push(piece.as_bytes());
+            }
+        }
+        vocabulary
+    }
+
+    /// Cuts a text into the longest pieces.
+    fn encode_pieces(&self, text: &[u8], file: &str, out: &mut Vec<u32>) -> Result<()> {
+        let first = out.len();
+        let longest = self
+            .tokens
+            .iter()
+            .map(|token| token.len())
+            .max()
+            .unwrap_or(1);
+        let mut at = 0;
+        while at < text.len() {
+            let most = longest.min(text.len() - at);
+            let piece = (1..=most)
+                .rev()
+                .find_map(|n| Some((n, self.ids.get(&text[at..at + n])?)));
+            match piece {
+                Some((n, id)) => {
+                    out.push(id);
+                    at += n;
+                }
+                None => {
+                    self.known(&text[at..at + 1], file, out.len() - first, at)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Ids of a raw text. `file` is only for the message.
     ///
     /// # Errors
@@ -269,6 +324,9 @@ impl Vocabulary {
         prepared: bool,
         out: &mut Vec<u32>,
     ) -> Result<()> {
+        if self.format == TextFormat::Subwords {
+            return self.encode_pieces(text, file, out);
+        }
         let first = out.len();
         let each = |token: &[u8], byte| {
             let id = self.known(token, file, out.len() - first, byte)?;
@@ -296,6 +354,7 @@ impl Vocabulary {
             TokenUnit::Byte => {
                 "remove it there, move text with it into train, or set \"all_bytes\": true for a vocabulary of all 256 byte values"
             }
+            TokenUnit::Subword => "use a vocabulary that holds all 256 bytes",
             TokenUnit::Char => {
                 "remove it there, move text with it into train, or use \"format\": \"bytes\""
             }
@@ -370,7 +429,7 @@ impl Vocabulary {
             .tokens
             .iter()
             .map(|token| match (self.unit(), &**token) {
-                (TokenUnit::Byte, [byte]) => JsonToken::Byte(*byte),
+                (TokenUnit::Byte | TokenUnit::Subword, [byte]) => JsonToken::Byte(*byte),
                 _ => JsonToken::Text(String::from_utf8_lossy(token).into_owned()),
             })
             .collect();
@@ -408,8 +467,10 @@ impl Vocabulary {
         };
         for (id, token) in tokens.into_iter().enumerate() {
             let token = match (vocabulary.unit(), token) {
-                (TokenUnit::Byte, JsonToken::Byte(byte)) => vec![byte],
-                (TokenUnit::Char | TokenUnit::Word, JsonToken::Text(text)) if !text.is_empty() => {
+                (TokenUnit::Byte | TokenUnit::Subword, JsonToken::Byte(byte)) => vec![byte],
+                (TokenUnit::Char | TokenUnit::Word | TokenUnit::Subword, JsonToken::Text(text))
+                    if !text.is_empty() =>
+                {
                     text.into_bytes()
                 }
                 (TokenUnit::Byte, _) => {
@@ -430,6 +491,13 @@ impl Vocabulary {
                 )));
             }
             vocabulary.push(&token);
+        }
+        if vocabulary.unit() == TokenUnit::Subword
+            && let Some(byte) = (0..=u8::MAX).find(|byte| vocabulary.ids.get(&[*byte]).is_none())
+        {
+            return Err(wrong(format!(
+                "tokens: the single byte {byte} is missing, so some texts could not be cut into pieces"
+            )));
         }
         Ok(vocabulary)
     }

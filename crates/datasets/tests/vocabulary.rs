@@ -1,6 +1,8 @@
 //! Tokens and ids: formats, orders, unknown tokens, `vocab.json`.
 
-use datasets::{Error, IdOrder, TextFormat, TokenUnit, Vocabulary, prepared_text};
+use datasets::{
+    CorpusSpec, Error, IdOrder, TextFormat, TokenUnit, Vocabulary, load, prepared_text,
+};
 
 fn first(format: TextFormat, text: &[u8]) -> (Vocabulary, Vec<u32>) {
     Vocabulary::from_train(format, text, IdOrder::FirstAppearance, "train.txt").unwrap()
@@ -225,4 +227,52 @@ fn units_name_their_metric() {
     assert_eq!(TextFormat::Words.unit().metric(), "perplexity");
     assert_eq!(TokenUnit::Byte.from_nats(2.0 * std::f64::consts::LN_2), 2.0);
     assert!((TokenUnit::Word.from_nats(8f64.ln()) - 8.0).abs() < 1e-12);
+}
+
+#[test]
+fn pieces_are_cut_greedily_and_need_a_file() {
+    let vocabulary = Vocabulary::from_pieces(["wh", "whale", " whale", "a", "wh"]);
+    // The 256 bytes, and the pieces of two bytes or more, once.
+    assert_eq!(vocabulary.len(), 256 + 3);
+    assert_eq!(
+        vocabulary.encode(b"whale whalewh", "t").unwrap(),
+        [257, 258, 256]
+    );
+    assert_eq!(vocabulary.unit().metric(), "subword_perplexity");
+    for text in ["what a whale", "größer ☃", ""] {
+        let ids = vocabulary.encode(text.as_bytes(), "t").unwrap();
+        assert_eq!(vocabulary.decode(&ids).unwrap(), text);
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("vocab.json"), vocabulary.to_json()).unwrap();
+    std::fs::write(dir.path().join("a.txt"), "a whale and a whale. ".repeat(50)).unwrap();
+    let spec = |json: &str| serde_json::from_str::<CorpusSpec>(json).unwrap();
+    let corpus = load(
+        &spec(r#"{ "path": "a.txt", "format": "subwords", "vocab": "vocab.json" }"#),
+        dir.path(),
+    )
+    .unwrap();
+    assert_eq!(corpus.vocabulary, vocabulary);
+    assert!(corpus.train.tokens.len() < corpus.train.bytes as usize * 3 / 4);
+    let text = corpus.vocabulary.decode(&corpus.test.tokens).unwrap();
+    assert_eq!(text.len() as u64, corpus.test.bytes);
+
+    let message = spec(r#"{ "path": "a.txt", "format": "subwords" }"#)
+        .validate()
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("cargo xtask data vocab"), "{message}");
+    let message = Vocabulary::from_train(TextFormat::Subwords, b"a", IdOrder::Count, "t")
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("vocab"), "{message}");
+    let incomplete = r#"{ "format": "subwords", "tokens": [0, 1, "th"] }"#;
+    let message = Vocabulary::from_json(incomplete, "v.json")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("the single byte 2 is missing"),
+        "{message}"
+    );
 }

@@ -6,7 +6,10 @@ use crate::progress::Meter;
 use crate::{format, out, table};
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use datasets::{Availability, FetchOptions, ImportOptions, Info, Kind, MakeSpec, Manifest, Task};
+use datasets::{
+    Availability, CorpusSpec, FetchOptions, ImportOptions, Info, Kind, MakeSpec, Manifest, Task,
+    TextFormat,
+};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +61,17 @@ pub enum Action {
     },
     /// Generate a task that needs a known span
     Make(Make),
+    /// Learn a vocabulary of pieces of words from the training part of a text
+    Vocab {
+        /// A named text, or a file or folder
+        text: String,
+        /// Number of tokens at most; the 256 bytes are among them
+        #[arg(long, value_name = "N", default_value_t = 4096)]
+        size: usize,
+        /// Where to write it
+        #[arg(long, value_name = "FILE", default_value = "vocab.json")]
+        out: PathBuf,
+    },
     /// Make an embedded file again from the package it comes from, and compare it with the one that is compiled in
     Embed {
         /// Its name
@@ -148,6 +162,11 @@ pub fn run(args: Args, app: &App) -> anyhow::Result<()> {
             data,
         } => fetch(&name, url, digests, &data, app),
         Action::Make(make) => self::make(make, app),
+        Action::Vocab {
+            text,
+            size,
+            out: file,
+        } => vocab(&text, size, &file, app),
         Action::Embed {
             name,
             from,
@@ -280,6 +299,52 @@ fn make(make: Make, app: &App) -> anyhow::Result<()> {
     let manifest = Manifest::of_folder(&folder)?;
     let manifest = manifest.ok_or_else(|| anyhow::anyhow!("{} vanished", folder.display()))?;
     written((folder, manifest), app)
+}
+
+fn vocab(text: &str, size: usize, file: &Path, app: &App) -> anyhow::Result<()> {
+    let spec = match Path::new(text).exists() {
+        true => CorpusSpec::at(text, TextFormat::Bytes),
+        false => CorpusSpec::named(text),
+    };
+    // A byte that train lacks is no obstacle here.
+    let spec = CorpusSpec {
+        format: Some(TextFormat::Bytes),
+        all_bytes: Some(true),
+        ..spec
+    };
+    let corpus = datasets::load(&spec, Path::new("."))?;
+    let train = corpus.vocabulary.decode(&corpus.train.tokens)?;
+    let valid = corpus.vocabulary.decode_bytes(&corpus.valid.tokens)?;
+    let vocabulary = datasets::train_subwords(train.lines(), size)?;
+    let tokens = vocabulary.encode(&valid, text)?.len();
+    let per_token = valid.len() as f64 / tokens.max(1) as f64;
+    std::fs::write(file, vocabulary.to_json())
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    if app.json {
+        return out::json(&json!({
+            "written_to": file,
+            "tokens": vocabulary.len(),
+            "bytes_per_token": per_token,
+        }));
+    }
+    let facts = [
+        ("written to", file.display().to_string()),
+        ("tokens", format::count(vocabulary.len() as f64)),
+        ("bytes per token of valid", format!("{per_token:.2}")),
+        (
+            "in a recipe",
+            format!(
+                "\"data\": {{ {}, \"format\": \"subwords\", \"vocab\": {} }}",
+                match spec.name {
+                    Some(name) => format!("\"name\": \"{name}\""),
+                    None => format!("\"path\": {}", json!(text)),
+                },
+                json!(file)
+            ),
+        ),
+    ];
+    out::raw(table::facts(&facts));
+    Ok(())
 }
 
 fn embed(name: &str, from: &Path, file: Option<&Path>, app: &App) -> anyhow::Result<()> {
