@@ -329,6 +329,77 @@ fn clusters_by_gathers_and_one_by_one() {
 }
 
 #[test]
+fn clusters_without_gradients_are_the_same_and_ignore_nan_in_padding() {
+    for (backend, device) in devices() {
+        for case in cases().into_iter().filter(|c| !c.prefix) {
+            let [b, h, n, d] = case.dims;
+            let order = if case.own {
+                MemberOrder::Score
+            } else {
+                MemberOrder::Position
+            };
+            let make = |name: &str, n: usize| normal::<4>(name, [b, h, n, d], &device);
+            let similarity = |name: &str, n: usize| {
+                Scores::read(normal::<4>(name, [b, h, n, case.clusters], &device))
+            };
+            let of_queries = similarity("sq", n);
+            let of_keys = match case.shared {
+                true => of_queries.clone(),
+                false => similarity("sk", case.keys),
+            };
+            let query = of_queries.top(case.members, order);
+            let key = of_keys.top(case.members, order);
+            let padding = |n: usize| -> Vec<bool> {
+                (0..b * h * n)
+                    .map(|i| case.padded && i % n >= n - 3)
+                    .collect()
+            };
+            let (query_padding, key_padding) = (padding(n), padding(case.keys));
+            let poisoned = |t: Tensor<4>, padding: &[bool]| {
+                let [b, h, n, d] = t.dims();
+                let padding = TensorData::new(padding.to_vec(), [b, h, n, 1]);
+                let padding = Tensor::<4, Bool>::from_data(padding, &device);
+                t.mask_fill(padding.expand([b, h, n, d]), f32::NAN)
+            };
+            let input = RoutedAttention {
+                query: make("q", n),
+                key: poisoned(make("k", case.keys), &key_padding),
+                value: poisoned(make("v", case.keys), &key_padding),
+                routing: Routing::Clusters {
+                    query: &query,
+                    key: &key,
+                },
+                scale: 0.7,
+                causal: case.causal,
+                query_padding: (case.padded && !case.add).then_some(&query_padding[..]),
+                key_padding: case.padded.then_some(&key_padding[..]),
+                own: case.own.then_some(-5e4),
+                hide: if case.add {
+                    Hide::Add(-1e9)
+                } else {
+                    Hide::Replace(-1e30)
+                },
+                relative: None,
+                memory: None,
+                epsilon: 0.01,
+                dropout: Dropout::off(),
+            };
+            let name = format!("{backend} {case:?}");
+            let naive = routed_attention_naive(input.clone()).unwrap();
+            let fast = routed_attention(input.clone()).unwrap();
+            assert_close(&name, fast.clone(), naive, 5e-6, 2e-5);
+            // The same bits from any number of threads.
+            let one = rayon::ThreadPoolBuilder::new()
+                .num_threads(1)
+                .build()
+                .unwrap();
+            let alone = one.install(|| routed_attention(input).unwrap());
+            assert_eq!(fast.into_data(), alone.into_data(), "{name}");
+        }
+    }
+}
+
+#[test]
 fn padding_may_hold_nan_and_positions_in_no_cluster_give_zero() {
     for (backend, device) in devices() {
         let device = device.autodiff();

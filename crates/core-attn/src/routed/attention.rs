@@ -1,5 +1,6 @@
 //! Attention of the members of a cluster to each other.
 
+use super::cpu;
 use super::members::{Members, PrefixMembers};
 use super::shaw::{Shaw, shaw_scores, shaw_values};
 use crate::dropout::{Dropout, dropout};
@@ -342,6 +343,14 @@ pub fn routed_attention(input: RoutedAttention<'_>) -> Result<Tensor<4>> {
     let key = clear_nan(input.key.clone(), input.key_padding);
     let value = clear_nan(input.value.clone(), input.key_padding);
     let query = clear_nan(input.query.clone(), input.query_padding);
+    if let Routing::Clusters {
+        query: own,
+        key: others,
+    } = input.routing
+        && cpu::serves(&input)
+    {
+        return Ok(cpu::attend(&input, [query, key, value], [own, others]));
+    }
     let query = query.reshape([batch * heads * queries, width]);
     let key = key.reshape([batch * heads * keys, width]);
     let value = value.reshape([batch * heads * keys, width]);

@@ -10,9 +10,11 @@
 //! | rotary embeddings | [`rotary`](mod@rotary) |
 //!
 //! Who attends to whom is decided on the host from scores read once; it carries no gradient. What is computed with the
-//! decision are tensor operations on any backend: gathers of rows, batched products, and a scatter.
+//! decision are tensor operations on any backend: gathers of rows, batched products, and a scatter; on the CPU and without
+//! gradients one cluster after another is attended to while it is in the cache.
 
 mod attention;
+mod cpu;
 mod local;
 mod members;
 mod naive;
