@@ -8,7 +8,7 @@ use crate::picture_experiment::PictureExperiment;
 use crate::recipe::{EvaluationConfig, TrainingConfig};
 use crate::spread::Spread;
 use crate::task::{answer, ids_for, question};
-use crate::update::{Routing, first_data, learner, update};
+use crate::update::{Routing, first_data, learner, memory_line, update};
 use burn::module::Module;
 use burn::prelude::*;
 use core_attn::random::Key;
@@ -341,6 +341,7 @@ impl Experiment for RoutingExperiment {
         vec![
             language::describe(&self.corpus),
             ("model".into(), self.config.summary()),
+            memory_line(&self.config, &self.training, self.training.block_size),
             ("members chosen".into(), rule.into()),
         ]
     }

@@ -23,6 +23,7 @@ pub const PADDING: u32 = 0;
 
 /// A Routing Transformer of either flavor.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // there is one of it, not a list
 pub enum RoutingTransformerLM {
     /// The authors' model.
     Paper(PaperTransformer),

@@ -8,7 +8,7 @@ use crate::paper::{Frame, PaperTransformer};
 use crate::pictures::{METRIC, Pictures, bitmap};
 use crate::recipe::{EvaluationConfig, TrainingConfig};
 use crate::spread::Spread;
-use crate::update::{Answer, Routing, learner, update};
+use crate::update::{Answer, Routing, learner, memory_line, update};
 use burn::module::Module;
 use burn::prelude::*;
 use core_attn::random::Key;
@@ -328,6 +328,7 @@ impl Experiment for PictureExperiment {
         vec![
             ("data".into(), data),
             ("model".into(), self.config.summary()),
+            memory_line(&self.config, &self.training, self.pictures.frame.size()),
         ]
     }
 

@@ -1,5 +1,6 @@
 //! One update of the weights and of the centroids, whatever is learned.
 
+use crate::config::RoutingTransformerConfig;
 use crate::layers::{Mode, Routed};
 use crate::lm::RoutingTransformerLM;
 use crate::recipe::TrainingConfig;
@@ -7,7 +8,7 @@ use crate::spread::Spread;
 use burn::prelude::*;
 use core_attn::random::Key;
 use serde::{Deserialize, Serialize};
-use trainer::{Error, Learner, Result, Scalars, Step};
+use trainer::{Error, Learner, OptimizerConfig, Result, Scalars, Step};
 
 /// Loss in nats, clustering loss, what the routed layers saw.
 pub(crate) type Answer = (Tensor<1>, Tensor<1>, Vec<Routed>);
@@ -93,4 +94,23 @@ pub(crate) fn first_data(
     let model = model.with_first_data(inputs(), key).map_err(Error::other)?;
     learner.update_model(|_| model);
     Ok(())
+}
+
+/// The line about memory before a run starts.
+pub(crate) fn memory_line(
+    config: &RoutingTransformerConfig,
+    training: &TrainingConfig,
+    length: usize,
+) -> (String, String) {
+    let slots = match training.optimizer {
+        OptimizerConfig::Adam { .. } | OptimizerConfig::AdamW { .. } => 2.0,
+        // Rows and columns are few.
+        OptimizerConfig::Adafactor { .. } => 0.1,
+        _ => 1.0,
+    };
+    let rows = training.batch_size / training.batch_split.max(1);
+    let mib = config.training_bytes(rows, length, slots) / f64::from(1 << 20);
+    let text =
+        format!("about {mib:.0} MiB for a training step (an estimate; `--dry-run` measures)");
+    ("memory".into(), text)
 }

@@ -937,3 +937,21 @@ fn impossible_inputs_are_named() {
         .to_string();
     assert!(message.contains("model.frame_height 3"), "{message}");
 }
+
+#[test]
+fn the_estimate_of_memory_grows_with_what_is_kept() {
+    for config in all() {
+        let bytes = |rows, length| config.training_bytes(rows, length, 2.0);
+        let weights = match &config {
+            RoutingTransformerConfig::Paper(c) => c.parameters(),
+            RoutingTransformerConfig::Lucidrains(c) => c.parameters(),
+        };
+        assert!(bytes(1, 12) > 4.0 * 5.0 * weights, "{config:?}");
+        let (one, two) = (bytes(1, 12), bytes(2, 12));
+        assert!(
+            two > one && bytes(4, 12) - two > 1.9 * (two - one),
+            "{config:?}"
+        );
+        assert!(bytes(1, 24) > one, "{config:?}");
+    }
+}

@@ -525,6 +525,11 @@ impl PaperConfig {
         self.memory_flange.length().unwrap_or(0) / self.block()
     }
 
+    /// How far local heads see ahead where attention is not causal.
+    pub(crate) fn memory_span(&self) -> f64 {
+        (self.blocks_back() * self.block()) as f64
+    }
+
     /// Whether branches are normalised before instead of after.
     pub fn pre_norm(&self) -> bool {
         self.layer_preprocess_sequence == "n"
