@@ -385,7 +385,13 @@ fn reading_on_and_reading_again_agree_within_the_window() {
 fn picture_recipe(dir: &Path, training: Value) -> Recipe {
     let picture = |i: usize| -> Vec<u8> {
         let colour = [[200, 30, 30], [30, 200, 30], [30, 30, 200]][i % 3];
-        let row = |y: usize| if y % 2 == 0 { colour } else { [255, 255, 255] };
+        let row = |y: usize| {
+            if y.is_multiple_of(2) {
+                colour
+            } else {
+                [255, 255, 255]
+            }
+        };
         (0..4).flat_map(|y| row(y).repeat(4)).collect()
     };
     std::fs::write(
