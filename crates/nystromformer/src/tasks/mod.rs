@@ -57,7 +57,14 @@ pub(crate) fn open(recipe: &Recipe, device: &Device) -> Result<Box<dyn Experimen
 pub(crate) fn sections(recipe: &Recipe) -> Result<(TrainingConfig, EvaluationConfig)> {
     let evaluation: EvaluationConfig = recipe.section("evaluation")?;
     evaluation.validate()?;
-    Ok((recipe.section("training")?, evaluation))
+    let training: TrainingConfig = recipe.section("training")?;
+    if let Some(dir) = training.from.as_deref().map(|from| recipe.path(from))
+        && !dir.is_dir()
+    {
+        let expected = "a model folder; this one does not exist: train or download the model first";
+        return Err(Error::value("training.from", dir.display(), expected));
+    }
+    Ok((training, evaluation))
 }
 
 /// The data of another task than the one that is asked for.
