@@ -123,7 +123,7 @@ pub(crate) fn start<M: BertClass>(
 ///
 /// # Errors
 /// A model that can be imported and was not.
-pub(crate) fn start_folder(recipe: &Recipe, from: &Path) -> Result<PathBuf> {
+pub fn start_folder(recipe: &Recipe, from: &Path) -> Result<PathBuf> {
     let path = recipe.path(from);
     if path.exists() || !pretrained::is_published_name(from) {
         return Ok(path);

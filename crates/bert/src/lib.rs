@@ -128,6 +128,8 @@ pub use weights::{
     saved_tensors,
 };
 
+#[cfg(feature = "train")]
+pub use experiment::start_folder;
 pub use predict::{Answering, Form, Scores, answer};
 pub use vocabulary::{SPECIAL_TOKENS, train_vocabulary};
 #[cfg(feature = "train")]

@@ -5,33 +5,11 @@ use crate::data::{DataConfig, Texts};
 use crate::model::DeeBertForSequenceClassification;
 use crate::recipe::TrainingConfig;
 use crate::weights::open_checkpoint;
-use bert::{BertConfig, Checkpoint, LoadReport, PositionRule, ProblemType};
+use bert::{BertConfig, Checkpoint, LoadReport, PositionRule, ProblemType, start_folder};
 use burn::prelude::*;
 use core_attn::random::Key;
 use datasets::labelled;
-use std::path::{Path, PathBuf};
 use trainer::{Error, Recipe, Result};
-
-/// The folder that `training.from` names: a path relative to the recipe, a model that was imported ("minilm"), or, with the
-/// feature `hub`, the name of a published one.
-///
-/// # Errors
-/// A model that can be imported and was not.
-pub(crate) fn start_folder(recipe: &Recipe, from: &Path) -> Result<PathBuf> {
-    let path = recipe.path(from);
-    if path.exists() || !pretrained::is_published_name(from) {
-        return Ok(path);
-    }
-    let name = from.to_string_lossy();
-    match datasets::info(&name, recipe.base_dir()) {
-        Ok(info) if info.kind == datasets::Kind::Model => info.folder.ok_or_else(|| {
-            let commands = info.commands.join("`, then `");
-            let expected = format!("a model on this machine; get it with `{commands}`");
-            Error::value("training.from", format!("\"{name}\""), expected)
-        }),
-        _ => Ok(from.to_path_buf()),
-    }
-}
 
 /// The data with its tokenizer, and the model for its classes: fresh, or that of `training.from` with what the recipe's `model` says
 /// about dropout and exits.
